@@ -1,0 +1,297 @@
+"""The frozen values that the steps of a call hand to each other.
+
+No Django and no I/O in here. Times are Unix seconds, durations seconds, money integer nano-dollars (1e-9 USD).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+# --- Who calls, whom we call: snapshots of rows, shared by every call, never changed ----------------
+
+
+@dataclass(frozen=True, slots=True)
+class LimitRule:
+    """One row of `apikeys.Limit`.
+
+    `amount` counts requests, tokens, nano-dollars (metric `cost`) or calls in flight (`concurrency`, where `per` is "").
+    """
+
+    id: int
+    scope: str  # "key", "team" or "account"
+    owner_id: int
+    metric: str  # "requests", "tokens", "cost" or "concurrency"
+    amount: int
+    per: str = ""  # "minute", "hour", "5h", "day", "week", "month" or "total"
+    models: str = ""  # fnmatch pattern on the requested model; "" = all
+    time_zone: str = "UTC"
+    strict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BindingRule:
+    """A key bound to one account or one group uses nothing else, unless `fallback` lets it return to the pool."""
+
+    account_id: int | None = None
+    group_id: int | None = None
+    fallback: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What the relay needs to know of an API key; the secret itself is nowhere, only its digest (SHA-256)."""
+
+    id: int
+    name: str
+    public_id: str
+    digest: bytes
+    team_id: int | None = None
+    team: str = ""
+    active: bool = True
+    expires_at: float | None = None
+    families: frozenset[str] = frozenset()  # empty = all
+    models: tuple[str, ...] = ()  # fnmatch patterns; empty = all
+    bindings: tuple[BindingRule, ...] = ()
+    limits: tuple[LimitRule, ...] = ()  # the key's own and its team's
+    tags: Mapping[str, str] = field(default_factory=dict)
+    ip_allow: tuple[str, ...] = ()  # CIDR; empty = any
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What the relay needs to know of an upstream account. `credential` is decrypted: keep it out of every repr."""
+
+    id: int
+    name: str
+    kind: str
+    base_url: str
+    provider: str  # owns the price
+    credential: Mapping[str, str] = field(default_factory=dict, repr=False)
+    settings: Mapping[str, Any] = field(default_factory=dict)  # region, location, project, api_version ...
+    priority: int = 50
+    weight: int = 1
+    slots: int = 0  # concurrent calls; 0 = unlimited
+    proxy: str = field(default="", repr=False)  # may carry a password
+    model_map: Mapping[str, str] = field(default_factory=dict)
+    groups: frozenset[int] = frozenset()
+    active: bool = True
+    expires_at: float | None = None
+    on_disconnect: str = "abort"  # or "drain"
+    cooldowns: Mapping[str, float] = field(default_factory=dict)  # seconds, by the names of accounts.health.RESTS
+    limits: tuple[LimitRule, ...] = ()
+
+
+# --- One call ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """What a client called: `name` stands in the records; an unmetered endpoint costs nothing and ignores budgets."""
+
+    name: str
+    dialect: str
+    metered: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """What Baton reads of a request body; everything else passes unread."""
+
+    model: str
+    stream: bool = False
+    max_output_tokens: int | None = None
+    # Texts that name the conversation, best first, already hashed by the dialect: see accounts.selection.
+    affinity: str = ""
+    session: str = ""
+    end_user: str = ""
+    # True where all content is inline text, so that body bytes bound the input tokens.
+    inline_text: bool = True
+    previous_response_id: str = ""
+    # Counts that make a strict budget's worst case impossible to bound, named as body fields.
+    unbounded: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One client request that a known key made."""
+
+    id: str
+    created_at: float
+    key: Key
+    endpoint: Endpoint
+    envelope: Envelope
+    method: str
+    path: str
+    query: str  # without the client's `key`
+    headers: tuple[tuple[bytes, bytes], ...] = field(repr=False)
+    body: bytes = field(repr=False)
+    client_ip: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    origin: str = "client"  # or "operator"
+    account_id: int | None = None  # an operator's test goes to this account and nowhere else
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a call may use: the estimate that plain limits reserve and the worst case that strict ones reserve.
+
+    `unbounded` names what makes the worst case impossible to bound or price (a body field, or the model), "" = nothing.
+    """
+
+    tokens: int
+    cost: int
+    worst_tokens: int
+    worst_cost: int
+    unbounded: str = ""
+
+
+# --- What it used -----------------------------------------------------------------------------------
+
+
+class UsageSource(StrEnum):
+    PROVIDER = "provider"
+    PARTIAL = "partial"
+    ESTIMATED = "estimated"
+    NONE = "none"
+
+
+class CallStatus(StrEnum):
+    OK = "ok"
+    CLIENT_DISCONNECTED = "client_disconnected"
+    UPSTREAM_ERROR = "upstream_error"
+    INTERRUPTED = "interrupted"  # Baton itself died or gave up
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """Something billed beside the plain counts: `quantity` units of `meter`, of `model` ("" = the call's own)."""
+
+    meter: str
+    quantity: int
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Disjoint token counts. None = the provider did not report it; 0 = it reported zero.
+
+    `input_tokens` were neither read from nor written to a cache; `reasoning_tokens` are a part of `output_tokens`.
+    """
+
+    input_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+    cache_creation_5m_input_tokens: int | None = None
+    cache_creation_1h_input_tokens: int | None = None
+    output_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    extra: tuple[Quantity, ...] = ()
+    service_tier: str = ""
+    speed: str = ""
+    geo: str = ""
+    # What does not add up, e.g. "cached_exceeds_input"; shown on the record.
+    flags: tuple[str, ...] = ()
+    raw: bytes = b""  # the provider's usage object as it came, JSON
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the meter knows when the answer ends."""
+
+    usage: Usage
+    source: UsageSource
+    response_model: str = ""
+    response_id: str = ""
+    time_to_first_token: float | None = None
+    terminal: bool = False  # the dialect's terminal event was seen
+    error: str = ""  # type of an error event inside the stream
+
+
+class Line(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One priced line of a record; `rate` is nano-dollars per million units, None = no price known."""
+
+    meter: str
+    quantity: int
+    model: str
+    tier: str = ""
+    speed: str = ""
+    geo: str = ""
+    rate: int | None = None
+    cost: int = 0
+
+
+class Attempt(msgspec.Struct, frozen=True):
+    """One try on one account."""
+
+    account: str
+    status: int | None
+    error: str
+    duration_ms: int
+
+
+class Record(msgspec.Struct, kw_only=True):
+    """One usage record, field by field the columns of `relay.UsageRecord`. The journal carries it as JSON.
+
+    An `open` journal entry is the record as it would be if the process died now.
+    """
+
+    id: str  # UUIDv7, hyphenated
+    created_at: float
+    key_id: int | None = None
+    key_name: str = ""
+    team_id: int | None = None
+    team_name: str = ""
+    account_id: int | None = None
+    account_name: str = ""
+    provider: str = ""
+    dialect: str = ""
+    endpoint: str = ""
+    requested_model: str = ""
+    upstream_model: str = ""
+    response_model: str = ""
+    stream: bool = False
+    status: str = CallStatus.INTERRUPTED.value
+    http_status: int | None = None
+    error: str = ""  # short reason, never the body of anything
+    usage_source: str = UsageSource.NONE.value
+    input_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+    cache_creation_5m_input_tokens: int | None = None
+    cache_creation_1h_input_tokens: int | None = None
+    output_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    cost_nanos: int = 0
+    held_nanos: int = 0
+    unpriced: bool = False
+    price_version: str = ""
+    lines: list[Line] = []
+    duration_ms: int | None = None
+    time_to_first_token_ms: int | None = None
+    attempts: list[Attempt] = []
+    candidates: list[dict[str, Any]] = []  # why it went there: [{"account", "taken", "reason"}]
+    flags: list[str] = []
+    provider_usage: str = ""  # JSON text as it came
+    origin: str = "client"
+    upstream_request_id: str = ""
+    response_id: str = ""
+    session: str = ""
+    end_user: str = ""
+    user_agent: str = ""
+    tags: dict[str, str] = {}
+    service_tier: str = ""
+
+
+def new_call_id(now: float | None = None) -> str:
+    """Return a UUIDv7 (RFC 9562): 48 bits of Unix milliseconds, then random bits; sorts by time."""
+    milliseconds = int((time.time() if now is None else now) * 1000)
+    random = int.from_bytes(os.urandom(10), "big")
+    value = (milliseconds << 80) | (0x7 << 76) | ((random >> 68) << 64) | (0b10 << 62) | (random & ((1 << 62) - 1))
+    text = f"{value:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

@@ -1,0 +1,8 @@
+"""The registry of wire formats that clients speak."""
+
+from __future__ import annotations
+
+from relay.dialects.anthropic import Anthropic
+from relay.dialects.base import Dialect
+
+DIALECTS: dict[str, Dialect] = {dialect.name: dialect for dialect in (Anthropic(),)}

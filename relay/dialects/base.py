@@ -1,0 +1,70 @@
+"""What a dialect has to say: one wire format that clients speak. No Django, no I/O, no vendor's name."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+from relay.call import Endpoint, Envelope, Outcome
+from relay.errors import RelayError
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer of Baton's own: an error, a list."""
+
+    status: int
+    headers: tuple[tuple[bytes, bytes], ...]
+    body: bytes
+
+
+class Meter(ABC):
+    """Folds one answer into an `Outcome`. One for each attempt; fed from one task; keeps no text."""
+
+    error: str = ""  # type of an in-band error, once one was seen
+    error_message: str = ""
+    content_seen: bool = False  # from here on the call can't go to another account
+    terminal: bool = False
+
+    @abstractmethod
+    def feed(self, block: bytes) -> int:
+        """Fold one or more whole events, as they are framed on the client's side.
+
+        Returns the offset in `block` where the terminal event begins (the last bytes, held until the record is
+        durable), or -1. Never raises: what can't be read is passed and counted as nothing.
+        """
+
+    @abstractmethod
+    def whole(self, body: bytes) -> None:
+        """Fold a whole, non-streamed answer body."""
+
+    @abstractmethod
+    def outcome(self) -> Outcome:
+        """What is known now; may be asked at any time. Where the provider has not reported the output yet, it is
+        estimated from the bytes of text and tool arguments fed so far (4 a token) and `source` says so."""
+
+
+class Dialect(ABC):
+    name: ClassVar[str]
+    family: ClassVar[str]  # what a key must be permitted
+    keep_alive: ClassVar[bytes]  # sent between events after silence
+
+    @abstractmethod
+    def read_envelope(self, body: bytes, *, headers: dict[bytes, bytes], path_model: str = "") -> Envelope:
+        """Read the few fields Baton needs; raises `InvalidRequest` that names the field."""
+
+    @abstractmethod
+    def set_model(self, body: bytes, model: str) -> bytes:
+        """Return the body with that one field changed, every other value's bytes kept."""
+
+    @abstractmethod
+    def render_error(self, error: RelayError, request_id: str) -> Answer:
+        """The vendor's native error body and status, so that SDKs raise their usual classes."""
+
+    @abstractmethod
+    def error_event(self, error: RelayError, request_id: str) -> bytes:
+        """How a stream that began must end when it can't end well."""
+
+    @abstractmethod
+    def meter(self, endpoint: Endpoint) -> Meter: ...

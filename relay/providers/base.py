@@ -1,0 +1,65 @@
+"""What a provider has to say: one vendor's API as an upstream. No Django, no I/O."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
+
+from relay.call import Account, Call, Endpoint
+from relay.errors import UpstreamError
+
+Headers = tuple[tuple[bytes, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamRequest:
+    method: str
+    url: str
+    headers: Headers = field(repr=False)
+    content: bytes = field(repr=False)
+    # What the upstream's format made us leave out, for the record and `x-relay-dropped`.
+    dropped: tuple[str, ...] = ()
+
+
+class Framer(Protocol):
+    """Upstream bytes -> blocks of whole events as the client's dialect frames them. Sans-I/O, one for each answer."""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Return the whole events that are complete now, possibly none; raises `UpstreamError` for a fault frame."""
+
+    def flush(self) -> bytes:
+        """At the upstream's end: what is left over, as it came."""
+
+
+class Provider(ABC):
+    kind: ClassVar[str]
+    label: ClassVar[str]
+    provider: ClassVar[str]  # price owner; an account may name another
+    dialects: ClassVar[frozenset[str]]
+    default_base_url: ClassVar[str] = ""
+    credential_fields: ClassVar[tuple[str, ...]] = ("api_key",)
+    setting_fields: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def serves(self, account: Account, endpoint: Endpoint, model: str) -> bool:
+        """Whether this account can ever serve this model at this endpoint."""
+
+    @abstractmethod
+    def upstream_model(self, account: Account, model: str) -> str: ...
+
+    @abstractmethod
+    def request(self, call: Call, account: Account, model: str) -> UpstreamRequest:
+        """The upstream request; idempotent, because failover builds it anew for each account."""
+
+    @abstractmethod
+    def framer(self, call: Call, model: str) -> Framer: ...
+
+    @abstractmethod
+    def classify(self, status: int, headers: Headers, body: bytes, *, now: float) -> UpstreamError:
+        """Whose fault an answer that is no success is, and what rests (`rest`, a name of accounts.health.RESTS)."""
+
+    def check(self, account: Account) -> list[str]:
+        """What is wrong with the account's fields, in words for the person who saves it; empty = nothing."""
+        missing = [] if any(account.credential.get(name) for name in self.credential_fields) else ["credential"]
+        return [f"{name} is missing" for name in missing]

@@ -1,0 +1,74 @@
+"""Server-Sent Events, bytes to bytes. Lines end at CRLF, LF or CR and nothing else (WHATWG HTML, section 9.2.5).
+
+`str.splitlines` also splits on U+2028, U+2029 and U+0085, which stand unescaped in JSON: never decode before splitting.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from relay.errors import UpstreamFailed
+
+BLANK_LINE = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)")
+LINE = re.compile(rb"\r\n|\n|\r")
+MAX_EVENT_BYTES = 64 * 1024 * 1024
+
+
+class SseFramer:
+    """Cuts a byte stream behind its last blank line, so that whole events go on and the rest waits."""
+
+    __slots__ = ("_tail",)
+
+    def __init__(self) -> None:
+        self._tail = b""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Return what is complete, byte for byte; raises `UpstreamFailed` for an event beyond 64 MiB."""
+        data = self._tail + chunk if self._tail else chunk
+        # The plain case first: nearly every upstream ends its writes with an event's end.
+        if data.endswith(b"\n\n"):
+            self._tail = b""
+            return data
+        cut = last_event_end(data)
+        self._tail = data[cut:]
+        if len(self._tail) > MAX_EVENT_BYTES:
+            raise UpstreamFailed("The upstream sent an event that is too large.", reason="event_too_large")
+        return data[:cut]
+
+    def flush(self) -> bytes:
+        tail, self._tail = self._tail, b""
+        return tail
+
+
+def last_event_end(data: bytes) -> int:
+    """Return the offset behind the last blank line, 0 if there is none.
+
+    A CR at the very end may be half of a CRLF: that line is not over yet.
+    """
+    whole = data[:-1] if data.endswith(b"\r") else data
+    if b"\r" not in whole:
+        return whole.rfind(b"\n\n") + 2 if b"\n\n" in whole else 0
+    end = 0
+    for match in BLANK_LINE.finditer(whole):
+        end = match.end()
+    return end
+
+
+def events(block: bytes) -> Iterator[tuple[int, bytes, bytes]]:
+    """Yield `(offset, event name, data)` for each event of a block; data lines are joined by LF as the standard says."""
+    start = 0
+    while start < len(block):
+        match = BLANK_LINE.search(block, start)
+        end = match.end() if match else len(block)
+        name, data = b"", None
+        for line in LINE.split(block[start:end]):
+            field, _, value = line.partition(b":")
+            value = value.removeprefix(b" ")
+            if field == b"data":
+                data = value if data is None else data + b"\n" + value
+            elif field == b"event":
+                name = value
+        if data is not None:
+            yield start, name, data
+        start = end

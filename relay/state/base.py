@@ -1,0 +1,104 @@
+"""What relay processes share and change on every call. One interface; `memory.py` and `redis.py` behind it.
+
+All methods are coroutines because Redis needs them; the memory store never waits, so each of its methods is one
+critical section. Times are Unix seconds and passed in, so that tests own the clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """One limit's share of a reservation.
+
+    `counter` names limit and period ("<limit id>:<period start, Unix seconds>"; concurrency has no period);
+    `expires` says when the counter may be forgotten, 0 = never.
+    """
+
+    counter: str
+    metric: str
+    amount: int
+    cap: int
+    expires: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The first hold that did not fit and what its counter stood at; nothing was taken."""
+
+    hold: Hold
+    used: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """An account (model "") or one model on it rests until `until`. `named` = the upstream named that time."""
+
+    account_id: int
+    model: str
+    until: float
+    cause: str
+    named: bool = False
+    http_status: int | None = None
+
+
+class Store(Protocol):
+    # -- limits: one atomic step, all or nothing; settle and release are idempotent by owner (the call id)
+    async def reserve(self, owner: str, holds: Sequence[Hold], *, now: float, lease: float) -> Refused | None: ...
+
+    async def settle(self, owner: str, holds: Sequence[Hold], actual: Mapping[str, int], *, now: float) -> None:
+        """Replace the reserved amounts by the real ones (by counter), free concurrency. A second settle changes nothing."""
+
+    async def renew(self, owners: Sequence[str], *, now: float, lease: float) -> None: ...
+
+    async def used(self, counters: Sequence[str], *, now: float) -> Mapping[str, int]: ...
+
+    async def seed(self, counters: Mapping[str, tuple[int, float]], *, generation: str) -> None:
+        """Set counters (value, expires) from the ledger and mark the store as seeded."""
+
+    async def generation(self) -> str:
+        """The store's mark, "" = unmarked: seed it before it admits."""
+
+    # -- slots of accounts
+    async def take_slot(self, account_id: int, owner: str, *, slots: int, now: float, lease: float) -> bool: ...
+
+    async def free_slot(self, account_id: int, owner: str) -> None: ...
+
+    async def in_flight(self, account_ids: Sequence[int], *, now: float) -> Mapping[int, int]: ...
+
+    # -- rests, failures in a row, half-open probes
+    async def rest(self, rest: Rest, *, now: float) -> None: ...
+
+    async def rests(self, *, now: float) -> Mapping[tuple[int, str], Rest]:
+        """Live rests, and those that ended but whose first call (the probe) has not succeeded yet."""
+
+    async def clear_rest(self, account_id: int, model: str | None = None) -> None:
+        """End the rests of an account: of one model ("" = the account's own), or all of them (None)."""
+
+    async def take_probe(self, account_id: int, model: str, owner: str, *, now: float, lease: float) -> bool:
+        """After a rest ended, whether this call may be the one that goes first."""
+
+    async def count_failure(self, account_id: int, model: str, *, now: float) -> int:
+        """Return how many failures in a row this makes."""
+
+    async def clear_failures(self, account_id: int, model: str) -> None: ...
+
+    # -- affinity: scoped per API key, sliding TTL
+    async def affinity(self, key_id: int, conversation: str, *, now: float, ttl: float) -> int | None: ...
+
+    async def set_affinity(
+        self, key_id: int, conversation: str, account_id: int, *, now: float, ttl: float
+    ) -> None: ...
+
+    async def flush_affinity(self, *, key_id: int | None = None, account_id: int | None = None) -> int: ...
+
+    # -- which account holds a stored response; the record is the truth, this spares the look-up
+    async def set_response_owner(self, response_id: str, key_id: int, account_id: int, *, now: float) -> None: ...
+
+    async def response_owner(self, response_id: str, *, now: float) -> tuple[int, int] | None: ...
+
+    async def close(self) -> None: ...

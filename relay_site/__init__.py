@@ -1,0 +1,1 @@
+"""Wiring of the site: settings, URLs, servers. No logic."""

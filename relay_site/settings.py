@@ -1,0 +1,244 @@
+"""Settings, all of them read from the environment; no logic beyond that."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import dj_database_url
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+
+def env(name: str, default: str = "") -> str:
+    return os.environ.get(name, default).strip()
+
+
+def env_seconds(name: str, default: float) -> float:
+    return float(env(name) or default)
+
+
+def env_bool(name: str, *, default: bool = False) -> bool:
+    return (env(name) or str(default)).lower() in {"1", "true", "yes", "on"}
+
+
+# --- Baton -----------------------------------------------------------------------------------------
+
+RELAY_DATA_DIR = Path(env("RELAY_DATA_DIR") or BASE_DIR / "var").resolve()
+RELAY_DATA_DIR.mkdir(parents=True, exist_ok=True)
+RELAY_BIND = env("RELAY_BIND", "127.0.0.1:8000")
+RELAY_MAX_BODY_BYTES = int(float(env("RELAY_MAX_BODY_MB") or 32) * 1024 * 1024)
+RELAY_CONNECT_TIMEOUT = env_seconds("RELAY_CONNECT_TIMEOUT", 10)
+RELAY_FIRST_BYTE_TIMEOUT = env_seconds("RELAY_FIRST_BYTE_TIMEOUT", 600)
+RELAY_IDLE_TIMEOUT = env_seconds("RELAY_IDLE_TIMEOUT", 300)
+RELAY_TOTAL_TIMEOUT = env_seconds("RELAY_TOTAL_TIMEOUT", 3600)
+RELAY_COMMIT_AFTER = env_seconds("RELAY_COMMIT_AFTER", 45)
+RELAY_KEEP_ALIVE_AFTER = env_seconds("RELAY_KEEP_ALIVE_AFTER", 15)
+RELAY_MAX_ATTEMPTS = int(env("RELAY_MAX_ATTEMPTS") or 4)
+RELAY_MAX_DRAINING = int(env("RELAY_MAX_DRAINING") or 200)
+RELAY_DRAIN_SECONDS = env_seconds("RELAY_DRAIN_SECONDS", 600)
+RELAY_SHUTDOWN_SECONDS = env_seconds("RELAY_SHUTDOWN_SECONDS", 60)
+RELAY_SNAPSHOT_POLL = env_seconds("RELAY_SNAPSHOT_POLL", 0.5)
+RELAY_LEDGER_INTERVAL = env_seconds("RELAY_LEDGER_INTERVAL", 0.15)
+RELAY_LIMITS_FAIL = env("RELAY_LIMITS_FAIL", "closed")
+RELAY_TRUSTED_PROXIES = [item for item in env("RELAY_TRUSTED_PROXIES").split(",") if item]
+REPORT_TIME_ZONE = env("REPORT_TIME_ZONE", "UTC")
+REDIS_URL = env("REDIS_URL")
+# How commands, Celery and the admin reach what lives in the relay's memory.
+RELAY_INTERNAL_URL = env("RELAY_INTERNAL_URL") or f"http://{RELAY_BIND}"
+
+# --- Secrets ---------------------------------------------------------------------------------------
+
+DEFAULT_SECRET = "baton-insecure-default-secret-for-loopback-only"  # noqa: S105 - refused on any other bind
+
+
+def secret_keys() -> list[str]:
+    """The secrets, newest first: RELAY_SECRET_KEYS, else the file that `manage.py up` made, else the default."""
+    given = env("RELAY_SECRET_KEYS")
+    path = RELAY_DATA_DIR / "secret_keys"
+    if not given and path.exists():
+        given = path.read_text().strip().replace("\n", ",")
+    return [key.strip() for key in given.split(",") if key.strip()] or [DEFAULT_SECRET]
+
+
+RELAY_SECRET_KEYS = secret_keys()
+SECRET_KEY = RELAY_SECRET_KEYS[0]
+SECRET_KEY_FALLBACKS = RELAY_SECRET_KEYS[1:]
+
+# --- Django ----------------------------------------------------------------------------------------
+
+DEBUG = env_bool("DEBUG")
+BIND_HOST = urlsplit(f"//{RELAY_BIND}").hostname or ""
+LOOPBACK = BIND_HOST in {"127.0.0.1", "localhost", "::1", ""}
+ALLOWED_HOSTS = [host for host in env("ALLOWED_HOSTS").split(",") if host] or (
+    ["localhost", "127.0.0.1", "[::1]", "testserver"] if LOOPBACK else [BIND_HOST]
+)
+CSRF_TRUSTED_ORIGINS = [origin for origin in env("CSRF_TRUSTED_ORIGINS").split(",") if origin]
+ROOT_URLCONF = "relay_site.urls"
+ASGI_APPLICATION = "relay_site.asgi.application"
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+INSTALLED_APPS = [
+    "daphne",
+    "unfold",
+    "unfold.contrib.filters",
+    "unfold.contrib.forms",
+    "unfold.contrib.import_export",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "whitenoise.runserver_nostatic",
+    "django.contrib.staticfiles",
+    "django.contrib.humanize",
+    "import_export",
+    "auditlog",
+    "axes",
+    "django_celery_beat",
+    "channels",
+    "accounts",
+    "apikeys",
+    "relay",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "csp.middleware.CSPMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "auditlog.middleware.AuditlogMiddleware",
+    "axes.middleware.AxesMiddleware",
+]
+
+TEMPLATES: list[dict[str, Any]] = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+
+# --- Database --------------------------------------------------------------------------------------
+
+DATABASE_URL = env("DATABASE_URL") or f"sqlite:///{RELAY_DATA_DIR / 'baton.sqlite3'}"
+DATABASES: dict[str, Any] = {"default": dj_database_url.parse(DATABASE_URL)}
+if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
+    DATABASES["default"]["OPTIONS"] = {
+        "transaction_mode": "IMMEDIATE",
+        "timeout": 20,
+        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA busy_timeout=20000;",
+    }
+    # A file, so that server processes started by tests see the same database.
+    DATABASES["default"]["TEST"] = {"NAME": str(RELAY_DATA_DIR / "test.sqlite3")}
+else:
+    DATABASES["default"]["OPTIONS"] = {"pool": {"min_size": 0, "max_size": int(env("DATABASE_POOL_SIZE") or 10)}}
+
+# --- Sign-in ---------------------------------------------------------------------------------------
+
+AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 12}},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+# Per user name and address together: a shared address must not lock every admin out.
+AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
+AXES_FAILURE_LIMIT = 10
+AXES_COOLOFF_TIME = 1
+AXES_VERBOSE = False
+LOGIN_URL = "admin:login"
+SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = env_bool("SECURE_COOKIES", default=not LOOPBACK)
+SECURE_CONTENT_TYPE_NOSNIFF = True
+X_FRAME_OPTIONS = "DENY"
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if RELAY_TRUSTED_PROXIES else None
+
+# unfold's Alpine evaluates expressions and sets inline styles; docs/operators.md names the exception.
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": ["'self'"],
+        "script-src": ["'self'", "'unsafe-eval'", "'unsafe-inline'"],
+        "style-src": ["'self'", "'unsafe-inline'"],
+        "img-src": ["'self'", "data:"],
+        "connect-src": ["'self'"],
+        "frame-ancestors": ["'none'"],
+        "form-action": ["'self'"],
+        "base-uri": ["'self'"],
+        "object-src": ["'none'"],
+    }
+}
+
+# --- Time, static files, cache, logs ---------------------------------------------------------------
+
+LANGUAGE_CODE = "en-us"
+USE_I18N = False
+USE_TZ = True
+TIME_ZONE = REPORT_TIME_ZONE
+STATIC_URL = "static/"
+STATIC_ROOT = RELAY_DATA_DIR / "static"
+STATICFILES_DIRS = [BASE_DIR / "templates" / "static"]
+WHITENOISE_USE_FINDERS = True
+
+CACHES = {
+    "default": (
+        {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": REDIS_URL}
+        if REDIS_URL
+        else {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
+    )
+}
+CHANNEL_LAYERS = {
+    "default": (
+        {"BACKEND": "channels_redis.core.RedisChannelLayer", "CONFIG": {"hosts": [REDIS_URL]}}
+        if REDIS_URL
+        else {"BACKEND": "channels.layers.InMemoryChannelLayer"}
+    )
+}
+LOGGING: dict[str, Any] = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["stderr"], "level": env("LOG_LEVEL", "INFO")},
+    "loggers": {
+        "axes": {"level": "WARNING"},
+        # Would write a line, with the query, for every call.
+        "uvicorn.access": {"handlers": [], "propagate": False},
+        "django.channels.server": {"handlers": [], "propagate": False},
+        "daphne.http_protocol": {"level": "WARNING"},
+    },
+}
+
+# --- Celery ----------------------------------------------------------------------------------------
+
+CELERY_BROKER_URL = REDIS_URL or "filesystem://"
+CELERY_BROKER_TRANSPORT_OPTIONS: dict[str, Any] = (
+    {}
+    if REDIS_URL
+    else {
+        "data_folder_in": str(RELAY_DATA_DIR / "celery" / "queue"),
+        "data_folder_out": str(RELAY_DATA_DIR / "celery" / "queue"),
+        "control_folder": str(RELAY_DATA_DIR / "celery" / "control"),
+        "store_processed": False,
+    }
+)
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TIMEZONE = REPORT_TIME_ZONE
+CELERY_TASK_SERIALIZER = "json"
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
