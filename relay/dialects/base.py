@@ -24,6 +24,7 @@ class Meter(ABC):
 
     error: str = ""  # type of an in-band error, once one was seen
     error_message: str = ""
+    error_body: bytes = b""  # the in-band error as a whole body of the dialect, to classify it by
     content_seen: bool = False  # from here on the call can't go to another account
     terminal: bool = False
 
@@ -66,5 +67,14 @@ class Dialect(ABC):
     def error_event(self, error: RelayError, request_id: str) -> bytes:
         """How a stream that began must end when it can't end well."""
 
+    def last_event(self, error: RelayError, request_id: str, *, meter: Meter) -> bytes:
+        """`error_event` for a stream whose upstream had begun; `meter` has seen what the client got. For formats whose
+        error event continues what came before it: a sequence number, the answer's id."""
+        return self.error_event(error, request_id)
+
     @abstractmethod
     def meter(self, endpoint: Endpoint) -> Meter: ...
+
+    def in_band_status(self, error_type: str) -> int:
+        """The HTTP status that an error inside a 200 stream would have had, so that the provider can classify it."""
+        return 500

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
@@ -40,6 +41,8 @@ class Provider(ABC):
     default_base_url: ClassVar[str] = ""
     credential_fields: ClassVar[tuple[str, ...]] = ("api_key",)
     setting_fields: ClassVar[tuple[str, ...]] = ()
+    # Not empty: accounts of this kind are reached by a binding, or by this in front of the model, never from the pool.
+    address_prefix: ClassVar[str] = ""
 
     @abstractmethod
     def serves(self, account: Account, endpoint: Endpoint, model: str) -> bool:
@@ -58,6 +61,24 @@ class Provider(ABC):
     @abstractmethod
     def classify(self, status: int, headers: Headers, body: bytes, *, now: float) -> UpstreamError:
         """Whose fault an answer that is no success is, and what rests (`rest`, a name of accounts.health.RESTS)."""
+
+    def streams(self, headers: Headers) -> bool:
+        """Whether a successful answer is a stream of events (else it is one whole body)."""
+        return any(name == b"content-type" and value.startswith(b"text/event-stream") for name, value in headers)
+
+    def request_id(self, headers: Headers) -> str:
+        """The vendor's own id of the request, for support and for joining the bill."""
+        return next((value.decode("latin1") for name, value in headers if name == b"request-id"), "")
+
+    def hidden(self, call: Call, account: Account) -> Callable[[bytes], bytes] | None:
+        """What to do with each block of a stream after the meter has seen it and before the client does, where
+        `request` asked for events that the client did not: returns the block without them. None = nothing to hide."""
+        return None
+
+    def without_additions(self, call: Call, account: Account, error: UpstreamError) -> UpstreamRequest | None:
+        """Once more to the same account, where it rejected something that `request` had added on its own; None = the
+        error stands. Asked once for each attempt."""
+        return None
 
     def check(self, account: Account) -> list[str]:
         """What is wrong with the account's fields, in words for the person who saves it; empty = nothing."""
