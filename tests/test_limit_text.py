@@ -21,7 +21,7 @@ from apikeys.limit_text import LARGEST, PERIODS, LimitText, LimitTextError, limi
         ("cost 0.000000001 per week", LimitText("cost", 1, "week")),
         ("cost 7.50 per month for claude-opus-* in Europe/Berlin",
          LimitText("cost", 7_500_000_000, "month", models="claude-opus-*", time_zone="Europe/Berlin")),
-        ("cost 1 per day in Asia/Shanghai strict", LimitText("cost", 10**9, "day", strict=True, time_zone="Asia/Shanghai")),
+        ("cost 1 per day in Asia/Tokyo strict", LimitText("cost", 10**9, "day", strict=True, time_zone="Asia/Tokyo")),
         ("concurrency 3", LimitText("concurrency", 3)),
         ("concurrency 0", LimitText("concurrency", 0)),
         ("concurrency 3 for claude-*", LimitText("concurrency", 3, models="claude-*")),
