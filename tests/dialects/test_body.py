@@ -1,0 +1,73 @@
+"""Request bodies as fields that keep their bytes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.dialects.body import fields_of, join, stands_twice, with_fields
+from relay.errors import InvalidRequest
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**9), 10**9) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+PAIRS = st.lists(st.tuples(st.text(), JSON), max_size=5)
+
+
+def dumped(pairs: list[tuple[str, object]], *, comma: str, colon: str, ascii_only: bool) -> bytes:
+    parts = [
+        json.dumps(name, ensure_ascii=ascii_only) + colon + json.dumps(value, ensure_ascii=ascii_only)
+        for name, value in pairs
+    ]
+    return ("{" + comma.join(parts) + "}").encode("utf-8", "surrogatepass")
+
+
+def test_it_changes_one_field_and_keeps_every_other_byte() -> None:
+    body = b'{"model":"gpt-5","temperature":1.00,"input":"caf\\u00e9 \xe2\x80\xa8 x"}'
+
+    assert with_fields(body, {"model": b'"gpt-6"'}) == body.replace(b"gpt-5", b"gpt-6")
+
+
+def test_it_returns_the_same_bytes_when_nothing_changes() -> None:
+    body = b'{ "model" : "gpt-5",\r\n\t"n": 12 }'
+
+    assert with_fields(body, {"model": b'"gpt-5"'}) is body
+
+
+def test_it_adds_a_missing_field() -> None:
+    assert with_fields(b'{"a": 1}', {"model": b'"m"'}) == b'{"a":1,"model":"m"}'
+
+
+@pytest.mark.parametrize(
+    "body, want",
+    [
+        (b'{"model":"a","model":"b"}', b'{"model":"b"}'),
+        (b'{"model":"b", "mod\\u0065l":"b"}', b'{"model":"b"}'),
+        (b'{"n":12,"n":1}', b'{"n":1}'),
+        (b'{"a":{"x":1},"b":2,"a":{"x":1}}', b'{"a":{"x":1},"b":2}'),
+    ],
+)
+def test_it_rebuilds_a_body_in_which_a_field_stands_twice(body: bytes, want: bytes) -> None:
+    assert with_fields(body, {}) == want
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"null", b'{"a":', b'"text"', b"{'a': 1}"])
+def test_it_refuses_what_is_no_json_object(body: bytes) -> None:
+    with pytest.raises(InvalidRequest):
+        fields_of(body)
+
+
+@given(PAIRS, st.sampled_from([",", ", ", " ,\n"]), st.sampled_from([":", ": ", " :\t"]), st.booleans())
+def test_it_sees_every_repeated_field_and_no_other(
+    pairs: list[tuple[str, object]], comma: str, colon: str, ascii_only: bool
+) -> None:
+    body = dumped(pairs, comma=comma, colon=colon, ascii_only=ascii_only)
+    fields = fields_of(body)
+
+    assert stands_twice(body, fields) == (len(dict(pairs)) != len(pairs))
+    assert json.loads(join(fields)) == dict(pairs)
