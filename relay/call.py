@@ -86,6 +86,7 @@ class Account:
     on_disconnect: str = "abort"  # or "drain"
     cooldowns: Mapping[str, float] = field(default_factory=dict)  # seconds, by the names of accounts.health.RESTS
     limits: tuple[LimitRule, ...] = ()
+    fault: str = ""  # why this row can't be used, such as a credential that can't be decrypted; "" = it can
 
 
 # --- One call ---------------------------------------------------------------------------------------
@@ -116,6 +117,13 @@ class Envelope:
     previous_response_id: str = ""
     # Counts that make a strict budget's worst case impossible to bound, named as body fields.
     unbounded: tuple[str, ...] = ()
+    # A top-level field stands twice in the body: what was read here may not be what the upstream obeys, so the call
+    # goes on with `Dialect.canonical(body)`.
+    repeats: bool = False
+    # Input tokens that the vendor adds unseen, such as the definitions of its own tools.
+    hidden_input_tokens: int = 0
+    # Price tiers that can't apply to this body, such as "fast" where it was not asked for.
+    ruled_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +233,7 @@ class Line(msgspec.Struct, frozen=True, omit_defaults=True):
     geo: str = ""
     rate: int | None = None
     cost: int = 0
+    price: int | None = None  # the `relay.Price` row that the rate is from
 
 
 class Attempt(msgspec.Struct, frozen=True):
@@ -236,7 +245,7 @@ class Attempt(msgspec.Struct, frozen=True):
     duration_ms: int
 
 
-class Record(msgspec.Struct, kw_only=True):
+class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One usage record, field by field the columns of `relay.UsageRecord`. The journal carries it as JSON.
 
     An `open` journal entry is the record as it would be if the process died now.

@@ -1,0 +1,189 @@
+"""The journal on a real disk: who is told what is on disk, and what happens when the disk says no."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from asgiref.sync import async_to_sync
+
+from relay.call import CallStatus, Record, new_call_id
+from relay.entries import Entry, Kind, scan
+from relay.journal import Journal
+from relay.state.base import Hold
+
+
+def record(error: str = "", **fields: object) -> Record:
+    return Record(id=new_call_id(), created_at=1.0, error=error, **fields)  # type: ignore[arg-type]
+
+
+def on_disk(journal: Journal) -> list[Entry]:
+    entries = []
+    for path in sorted(journal.folder.glob("*.journal")):
+        found = scan(path.read_bytes(), whole=True)
+        assert found.torn == 0
+        entries += [entry for entry, _ in found.entries]
+    return entries
+
+
+@contextmanager
+def running(root: Path, *, segment_bytes: int = 2**20) -> Iterator[Journal]:
+    journal = Journal(root, segment_bytes=segment_bytes)
+    journal.start()
+    try:
+        yield journal
+    finally:
+        journal.stop()
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """No file of this process can grow: what a full disk does, on a machine whose disk is not."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_an_entry_is_on_disk_before_its_future_is_done(tmp_path: Path) -> None:
+    first = record("first", user_agent="x")
+
+    async def call(journal: Journal) -> None:
+        await journal.open(first, holds=[Hold("7:0", "cost", 5, 10)])
+        [entry] = on_disk(journal)
+        assert entry.kind is Kind.OPEN
+        assert entry.opening().record == first
+        assert entry.opening().holds == (Hold("7:0", "cost", 5, 10),)
+        first.status = CallStatus.OK
+        await journal.close(first)
+        assert on_disk(journal)[1].record().status == "ok"
+
+    with running(tmp_path) as journal:
+        async_to_sync(call)(journal)
+        assert (journal.waiting, journal.healthy) == (1, True)
+
+
+def test_those_who_wait_together_are_synced_together_and_in_order(tmp_path: Path) -> None:
+    async def calls(journal: Journal) -> None:
+        await asyncio.gather(*[journal.close(record(f"e{n}")) for n in range(500)])
+
+    with running(tmp_path) as journal:
+        async_to_sync(calls)(journal)
+        assert [entry.record().error for entry in on_disk(journal)] == [f"e{n}" for n in range(500)]
+
+
+def test_segments_follow_one_another_and_are_cut_to_their_length(tmp_path: Path) -> None:
+    async def calls(journal: Journal) -> None:
+        for start in range(0, 60, 20):
+            await asyncio.gather(*[journal.close(record(f"e{n}")) for n in range(start, start + 20)])
+        await journal.close(record("x" * 5000))
+
+    with running(tmp_path, segment_bytes=4096) as journal:
+        async_to_sync(calls)(journal)
+    paths = sorted(journal.folder.glob("*.journal"))
+    assert [entry.record().error for entry in on_disk(journal)] == [*[f"e{n}" for n in range(60)], "x" * 5000]
+    assert len(paths) > 3
+    assert journal.ends == {number: path.stat().st_size for number, path in enumerate(paths, start=1)}
+
+
+def test_progress_is_written_though_nobody_waits(tmp_path: Path) -> None:
+    async def call(journal: Journal) -> None:
+        journal.progress(record("counts"))
+        for _ in range(200):
+            if on_disk(journal):
+                return
+            await asyncio.sleep(0.02)
+
+    with running(tmp_path) as journal:
+        async_to_sync(call)(journal)
+        assert [(entry.kind, entry.record().error) for entry in on_disk(journal)] == [(Kind.PROGRESS, "counts")]
+
+
+def test_stop_writes_what_is_queued_and_lets_go_of_the_folder(tmp_path: Path) -> None:
+    async def call(journal: Journal) -> None:
+        last = journal.close(record("last"))
+        journal.stop()
+        await last
+        with pytest.raises(OSError, match="not running"):
+            await journal.close(record("too late"))
+
+    journal = Journal(tmp_path)
+    journal.start()
+    lock = os.open(journal.folder / "lock", os.O_RDWR)
+    with pytest.raises(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    async_to_sync(call)(journal)
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(lock)
+    assert [entry.record().error for entry in on_disk(journal)] == ["last"]
+
+
+def test_a_disk_that_fails_refuses_new_calls_keeps_the_ended_ones_and_recovers(tmp_path: Path) -> None:
+    flying = record("flying")
+
+    async def calls(journal: Journal) -> None:
+        await journal.open(flying)
+        with full_disk():
+            with pytest.raises(OSError, match="can't be written"):
+                await journal.open(record("refused"))
+            assert not journal.healthy
+            with pytest.raises(OSError):
+                await journal.open(record("refused at once"))
+            flying.status = CallStatus.OK
+            with pytest.raises(OSError):
+                await journal.close(flying)
+            with pytest.raises(OSError):
+                await journal.close(record("a refusal", status=CallStatus.REFUSED))
+        for _ in range(200):
+            if journal.healthy:
+                break
+            await asyncio.sleep(0.02)
+        await journal.open(record("again"))
+
+    with running(tmp_path) as journal:
+        async_to_sync(calls)(journal)
+        assert [(entry.kind, entry.record().error, entry.record().status) for entry in on_disk(journal)] == [
+            (Kind.OPEN, "flying", "interrupted"),
+            (Kind.END, "flying", "ok"),
+            (Kind.OPEN, "again", "interrupted"),
+        ]
+
+
+def test_a_folder_that_is_gone_when_the_segment_is_full_fails_and_recovers_too(tmp_path: Path) -> None:
+    async def calls(journal: Journal) -> None:
+        away = journal.folder.with_name("away")
+        journal.folder.rename(away)
+        with pytest.raises(OSError):
+            await journal.close(record("x" * 2000))
+        away.rename(journal.folder)
+        for _ in range(200):
+            if journal.healthy:
+                break
+            await asyncio.sleep(0.02)
+
+    with running(tmp_path, segment_bytes=1024) as journal:
+        async_to_sync(calls)(journal)
+        assert [entry.record().error for entry in on_disk(journal)] == ["x" * 2000]
+
+
+def test_a_future_that_was_cancelled_or_whose_loop_is_gone_disturbs_nobody(tmp_path: Path) -> None:
+    async def cancel(journal: Journal) -> None:
+        journal.close(record("cancelled")).cancel()
+        await journal.close(record("waited for"))
+
+    async def leave(journal: Journal) -> None:
+        journal.close(record("left behind"))
+
+    with running(tmp_path) as journal:
+        asyncio.run(cancel(journal))
+        asyncio.run(leave(journal))
+        asyncio.run(cancel(journal))
+        assert len(on_disk(journal)) == 5
