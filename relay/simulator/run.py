@@ -1,0 +1,73 @@
+"""Starts the simulator as a process of its own, or as a thread of a test's."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvloop
+
+from relay.simulator.anthropic import Anthropic
+from relay.simulator.app import Simulator
+from relay.simulator.base import Dialect
+from relay.simulator.http import listen
+
+# Order matters where two vendors serve one path: the first that says it serves a request answers it.
+DIALECTS: tuple[Dialect, ...] = (Anthropic(),)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--port", type=int, required=True, help="0 picks a free one")
+    parser.add_argument("--host", default="127.0.0.1")
+
+
+def run(*, host: str, port: int) -> None:
+    """Serve until SIGINT or SIGTERM; prints the address first."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(host=host, port=port))
+
+
+async def serve(*, host: str, port: int) -> None:
+    server = await listen(Simulator(DIALECTS), host=host, port=port)
+    sys.stdout.write(f"listening on http://{host}:{port_of(server)}\n")
+    sys.stdout.flush()
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await stop.wait()
+    server.close()
+
+
+def port_of(server: asyncio.Server) -> int:
+    port: int = server.sockets[0].getsockname()[1]
+    return port
+
+
+@contextmanager
+def simulator() -> Iterator[str]:
+    """Run one in a thread of this process on a free port; yields its base URL. For tests."""
+    loop = uvloop.new_event_loop()
+    server = loop.run_until_complete(listen(Simulator(DIALECTS), host="127.0.0.1", port=0))
+    thread = threading.Thread(target=loop.run_forever, name="simulator", daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{port_of(server)}"
+    finally:
+        asyncio.run_coroutine_threadsafe(shut(server), loop).result(timeout=10)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(timeout=10)
+        loop.close()
+
+
+async def shut(server: asyncio.Server) -> None:
+    """Close the server and end what is still open."""
+    server.close()
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
