@@ -15,37 +15,39 @@ _STRING = msgspec.json.Decoder(str)
 SPACE = b" \t\r\n"
 
 
-def fields_of(body: bytes) -> Fields:
+def fields(body: bytes) -> Fields:
     """The top-level fields, the last one of a name that stands twice; raises `InvalidRequest`."""
     try:
         return _FIELDS.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequest("The request body is not a JSON object.") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidRequest("The request body is not a JSON object.", reason="bad_json") from error
 
 
-def join(fields: Mapping[str, msgspec.Raw | bytes]) -> bytes:
-    return b"{" + b",".join(msgspec.json.encode(name) + b":" + bytes(raw) for name, raw in fields.items()) + b"}"
+def join(found: Mapping[str, msgspec.Raw | bytes]) -> bytes:
+    return b"{" + b",".join(msgspec.json.encode(name) + b":" + bytes(raw) for name, raw in found.items()) + b"}"
 
 
-def with_fields(body: bytes, changes: Mapping[str, bytes]) -> bytes:
-    """The body with these top-level fields (JSON) set; the very same bytes where that changes nothing.
+def canonical(body: bytes) -> bytes:
+    """The body with each top-level field once, its last value: what was read is then what any upstream reads."""
+    return join(fields(body))
 
-    A body in which a field stands twice is rebuilt too: the upstream might read the other one than we did.
-    """
-    fields = fields_of(body)
-    wanted = {name: raw for name, raw in changes.items() if bytes(fields.get(name, b"")) != raw}
-    if not wanted and not stands_twice(body, fields):
+
+def with_field(body: bytes, name: str, value: object) -> bytes:
+    """The body with this top-level field set, behind the others where it is new; the same bytes if it has the value."""
+    found = fields(body)
+    raw = msgspec.json.encode(value)
+    if bytes(found.get(name, b"")) == raw:
         return body
-    return join({**fields, **wanted})
+    return join({**found, name: raw})
 
 
-def stands_twice(body: bytes, fields: Fields) -> bool:
-    """Whether some field of the body stands in it more than once; `fields` are what was read from it."""
+def repeats(body: bytes, found: Fields) -> bool:
+    """Whether some field of the body stands in it more than once; `found` is what `fields` read from it."""
     position = skip_space(body, skip_space(body, 0) + 1)
     seen = 0
     while body[position : position + 1] == b'"':
         end = string_end(body, position)
-        raw = bytes(fields[_STRING.decode(body[position:end])])
+        raw = bytes(found[_STRING.decode(body[position:end])])
         value = skip_space(body, skip_space(body, end) + 1)
         if not body.startswith(raw, value):
             return True
@@ -54,7 +56,7 @@ def stands_twice(body: bytes, fields: Fields) -> bool:
         if body[position : position + 1] != b",":
             break
         position = skip_space(body, position + 1)
-    return body[position : position + 1] != b"}" or seen != len(fields)
+    return body[position : position + 1] != b"}" or seen != len(found)
 
 
 def skip_space(body: bytes, position: int) -> int:
