@@ -7,7 +7,9 @@ import json
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import anthropic
@@ -15,6 +17,7 @@ import httpx
 import pytest
 
 from relay.simulator.run import simulator
+from relay.simulator.script import KEYS
 
 KEY = {"x-api-key": "sk-ant-sim", "anthropic-version": "2023-06-01"}
 HANGING = {
@@ -36,6 +39,16 @@ def ask(url: str, model: str = "claude-sonnet-5-5", *, sim: str = "", **body: An
     headers = {**KEY, **({"x-sim": sim} if sim else {}), **body.pop("headers", {})}
     whole = {"model": model, "max_tokens": 100, "messages": [{"role": "user", "content": "hello big world"}], **body}
     return httpx.post(f"{url}/v1/messages", json=whole, headers=headers, timeout=10)
+
+
+def last_entry(url: str) -> dict[str, Any]:
+    """Return what the log says of the last request, once it is over."""
+    for _ in range(200):
+        entry: dict[str, Any] = httpx.get(f"{url}/_sim/requests").json()[-1]
+        if entry["end"] != "open":
+            break
+        time.sleep(0.01)
+    return entry
 
 
 def events(text: str) -> list[dict[str, Any]]:
@@ -126,10 +139,12 @@ def test_the_log_says_when_the_client_left(url: str) -> None:
         arriving = answer.iter_bytes()
         next(arriving)
         assert httpx.get(f"{url}/_sim/open").json() == {"open": 1}
-    entry: dict[str, Any] = {"end": "open"}
-    while entry["end"] == "open":
-        entry = httpx.get(f"{url}/_sim/requests").json()[-1]
-    assert entry["end"] == "client_closed"
+    assert last_entry(url)["end"] == "client_closed"
+
+
+def test_the_page_names_every_key_of_a_script() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "simulator.md").read_text()
+    assert [key for key in KEYS if f"`{key}`" not in page] == []
 
 
 def test_it_runs_as_a_process_of_its_own() -> None:
