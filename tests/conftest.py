@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -82,15 +81,22 @@ def django_db_modify_db_settings(django_db_modify_db_settings_parallel_suffix: N
 
 
 @pytest.fixture(scope="session")
-def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
+def django_db_setup(request: pytest.FixtureRequest, django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
     """After a test without a transaction, delete the rows it made and keep those that migrations made.
 
     Django's flush would empty the migrations' rows too, and takes about a hundred times as long.
     """
+
+    def delete_new(test: TransactionTestCase) -> None:
+        for process in request.config.stash[PROCESSES]:
+            if isinstance(process, Server):
+                process.wait_idle()
+        rows.delete_new()
+
     with django_db_blocker.unblock():
         rows = Rows()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TransactionTestCase, "_fixture_teardown", lambda test: rows.delete_new())
+        patch.setattr(TransactionTestCase, "_fixture_teardown", delete_new)
         yield
 
 
@@ -165,8 +171,3 @@ def installation(simulator: Simulator, transactional_db: None) -> Installation:
     """Accounts, keys and records for a test that talks to a server."""
     simulator.forget()
     return Installation(simulator)
-
-
-def python_blocks(text: str) -> list[str]:
-    """The fenced Python blocks of a Markdown page, for tests that run what the documents promise."""
-    return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)

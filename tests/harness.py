@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
 import os
@@ -162,6 +163,18 @@ class Server(Process):
         except OSError:
             return False
 
+    def wait_idle(self, *, seconds: float = 15) -> None:
+        """Wait until no call is in flight and every record has reached the database; a dead server is idle."""
+
+        def idle() -> bool:
+            if self.child.poll() is not None:
+                return True
+            with urllib.request.urlopen(f"{self.url}/readyz", timeout=5) as response:
+                standing = json.loads(response.read())
+            return not (standing["calls_in_flight"] or standing["records_waiting"])
+
+        wait_for(idle, seconds=seconds, what=f"{self.name} idle")
+
     def stop(self, *, seconds: float = STOP_SECONDS) -> int:
         """Stop it the ordinary way; fails unless it ended the way a server ends on SIGTERM."""
         running = self.child.poll() is None
@@ -184,18 +197,25 @@ class Simulator(Process):
         return rest.split()[0] if found and "\n" in rest else ""
 
     def requests(self) -> list[dict[str, Any]]:
-        """Return the requests that it has received since the last `forget`, oldest first."""
-        return list(self._control("GET")["requests"])
+        """Return the requests that it has received since the last `forget`, oldest first (docs/simulator.md).
+
+        Headers are a list of pairs; `body` is bytes.
+        """
+        received: list[dict[str, Any]] = self._control("GET", "requests")
+        return [{**request, "body": base64.b64decode(request["body"])} for request in received]
 
     def forget(self) -> None:
-        """Empty the list of received requests."""
-        self._control("DELETE")
+        """Empty the list of received requests and the count of injected faults."""
+        self._control("DELETE", "requests")
 
-    def _control(self, method: str) -> dict[str, Any]:
-        request = urllib.request.Request(f"{self.url}/_simulator/requests", method=method)
+    def open(self) -> int:
+        """Return how many requests it is answering now."""
+        return int(self._control("GET", "open")["open"])
+
+    def _control(self, method: str, path: str) -> Any:
+        request = urllib.request.Request(f"{self.url}/_sim/{path}", method=method)
         with urllib.request.urlopen(request, timeout=5) as response:
-            answer: dict[str, Any] = json.loads(response.read() or b"{}")
-        return answer
+            return json.loads(response.read())
 
 
 @dataclass

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 
 import pytest
 
 from apikeys.models import Team
-from tests.harness import Server
+from tests.harness import Installation, Server
 
 
 def status(url: str) -> int:
@@ -41,3 +42,11 @@ def test_rows_of_a_test_without_transaction_are_gone_after_it(name: str) -> None
 def test_rows_of_a_test_in_a_transaction_are_gone_after_it(name: str) -> None:
     assert list(Team.objects.values_list("name", flat=True)) == []
     Team.objects.create(name=name)
+
+
+def test_the_simulator_tells_what_it_received(installation: Installation) -> None:
+    with pytest.raises(urllib.error.HTTPError):
+        status(f"{installation.simulator.url}/nothing?here=1")
+    [request] = installation.simulator.requests()
+    assert (request["method"], request["target"], request["body"]) == ("GET", "/nothing?here=1", b"")
+    assert installation.simulator.open() == 0
