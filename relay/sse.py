@@ -56,7 +56,7 @@ def last_event_end(data: bytes) -> int:
 
 
 def events(block: bytes) -> Iterator[tuple[int, bytes, bytes]]:
-    """Yield `(offset, event name, data)` for each event of a block; data lines are joined by LF as the standard says."""
+    """Yield `(offset, event name, data)` for each event of a block; data lines are joined by LF (same section)."""
     start = 0
     while start < len(block):
         match = BLANK_LINE.search(block, start)

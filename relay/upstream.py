@@ -1,0 +1,147 @@
+"""The HTTP client: one session for each proxy setting, the four timers, and its errors as ours.
+
+httpx is the face (Request, Response, URL); aiohttp does the work underneath, because httpx's own pool costs ten times
+as much (docs/performance.md). The transport is called directly: the client shell around it costs as much again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+
+import aiohttp
+import httpx
+from aiohttp_socks import ProxyConnector
+from httpx_aiohttp import AiohttpTransport
+
+from relay.errors import UpstreamError, UpstreamFailed, UpstreamTimeout, UpstreamUnreachable
+from relay.providers.base import Headers, UpstreamRequest
+
+# aiohttp would add these where the client sent none.
+SKIP = ("User-Agent", "Accept", "Content-Type", "Accept-Encoding", "Accept-Language")
+READ_SIZE = 64 * 1024
+KEEP_ALIVE_SECONDS = 50.0
+
+
+@dataclass(frozen=True, slots=True)
+class Timers:
+    """Seconds. Only the upstream's own bytes reset `idle`; keep-alives that Baton adds reset nothing."""
+
+    connect: float = 10.0
+    first_byte: float = 600.0
+    idle: float = 300.0
+    total: float = 3600.0
+
+
+class Upstream:
+    """One upstream answer: status and headers, then bytes; close it in every case."""
+
+    __slots__ = ("_chunks", "_response", "headers", "status")
+
+    def __init__(self, response: httpx.Response) -> None:
+        self._response = response
+        self._chunks: AsyncGenerator[bytes] = response.stream.__aiter__()  # type: ignore[union-attr, assignment]
+        self.status = response.status_code
+        self.headers: Headers = tuple((name.lower(), value) for name, value in response.headers.raw)
+
+    async def next(self) -> bytes:
+        """Return the next bytes as they come, b"" at the end; raises `UpstreamError` where the connection dies."""
+        try:
+            return await anext(self._chunks)
+        except StopAsyncIteration:
+            return b""
+        except (httpx.HTTPError, aiohttp.ClientError, OSError) as error:
+            raise failure(error) from error
+
+    async def read(self, *, limit: int, touch: Callable[[], object] | None = None) -> bytes:
+        """Return the whole body, calling `touch` at each read; raises `UpstreamFailed` beyond `limit` bytes."""
+        parts: list[bytes] = []
+        size = 0
+        while chunk := await self.next():
+            if touch is not None:
+                touch()
+            size += len(chunk)
+            if size > limit:
+                raise UpstreamFailed("The upstream's answer is too large.", reason="answer_too_large")
+            parts.append(chunk)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def close(self) -> None:
+        """Release the connection: back to the pool after a whole answer, else it is cut."""
+        try:
+            await self._chunks.aclose()
+            await self._response.aclose()
+        except (httpx.HTTPError, aiohttp.ClientError, OSError):
+            return
+
+
+class UpstreamClient:
+    """The process's sessions, one for each proxy setting; made lazily on the running loop."""
+
+    def __init__(self, *, timers: Timers) -> None:
+        self.timers = timers
+        self._transports: dict[str, AiohttpTransport] = {}
+
+    def transport(self, proxy: str) -> AiohttpTransport:
+        if proxy not in self._transports:
+            self._transports[proxy] = make_transport(proxy)
+        return self._transports[proxy]
+
+    async def open(self, request: UpstreamRequest, *, proxy: str = "") -> Upstream:
+        """Send the request and return when status and headers are there; raises `UpstreamError`."""
+        extensions = {"timeout": {"connect": self.timers.connect}}
+        made = httpx.Request(
+            request.method, request.url, headers=list(request.headers), content=request.content, extensions=extensions
+        )
+        try:
+            return Upstream(await self.transport(proxy).handle_async_request(made))
+        except (httpx.HTTPError, aiohttp.ClientError, OSError, ValueError) as error:
+            raise failure(error) from error
+
+    async def close(self) -> None:
+        for transport in self._transports.values():
+            await transport.aclose()
+        self._transports.clear()
+
+
+def make_transport(proxy: str) -> AiohttpTransport:
+    """A transport of our own session: no limit on connections, no cookies, no decoding."""
+    # A body is in memory anyway when it gets here; sending it in one piece is what we want.
+    warnings.filterwarnings("ignore", message="Sending a large body directly", category=ResourceWarning)
+    socks = proxy.startswith("socks")
+    connector: aiohttp.BaseConnector = (
+        ProxyConnector.from_url(proxy, limit=0, rdns=True, keepalive_timeout=KEEP_ALIVE_SECONDS)
+        if socks
+        else aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS)
+    )
+    session = aiohttp.ClientSession(
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        skip_auto_headers=SKIP,
+        timeout=aiohttp.ClientTimeout(total=None),
+        read_bufsize=READ_SIZE,
+        trust_env=False,
+    )
+    return AiohttpTransport(client=session, proxy=httpx.Proxy(proxy) if proxy and not socks else None, trust_env=False)
+
+
+def failure(error: Exception) -> UpstreamError:
+    """The transport's exception as ours. Judged by aiohttp's own class: httpx-aiohttp calls a dropped connection a
+    ConnectTimeout. `reason` stands in the record; no address, no account name goes to the client."""
+    cause = error.__cause__ if isinstance(error.__cause__, (aiohttp.ClientError, OSError)) else error
+    if isinstance(cause, aiohttp.ServerDisconnectedError):
+        return UpstreamUnreachable("The upstream closed the connection.", reason="disconnected", rest="5xx")
+    if isinstance(cause, (aiohttp.ConnectionTimeoutError, aiohttp.ServerTimeoutError, asyncio.TimeoutError)):
+        return UpstreamTimeout("The upstream could not be reached in time.", reason="connect_timeout", rest="timeout")
+    if isinstance(cause, (aiohttp.ClientProxyConnectionError, aiohttp.ClientHttpProxyError)):
+        return UpstreamUnreachable("The proxy to the upstream refused.", reason="proxy", rest="5xx")
+    if isinstance(cause, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError):
+        return UpstreamUnreachable("The upstream's certificate is not valid.", reason="tls", rest="5xx")
+    if isinstance(cause, aiohttp.ClientConnectorError):
+        return UpstreamUnreachable("The upstream could not be reached.", reason="connect", rest="5xx")
+    if isinstance(cause, (aiohttp.ClientPayloadError, aiohttp.ClientOSError, OSError)):
+        return UpstreamUnreachable("The connection to the upstream broke.", reason="reset", rest="5xx")
+    return UpstreamFailed("The upstream's answer could not be read.", reason="protocol", rest="5xx")

@@ -1,0 +1,136 @@
+"""relay/upstream.py: bytes up and down unchanged over a real socket, and every way a connection dies, named."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+
+import pytest
+from asgiref.sync import async_to_sync
+
+from relay.errors import UpstreamError, UpstreamTimeout, UpstreamUnreachable
+from relay.providers.base import UpstreamRequest
+from relay.upstream import Timers, UpstreamClient
+
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+OK = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+def exchange(serve: Serve, *, timers: Timers | None = None) -> tuple[int, bytes]:
+    """Serve one connection with `serve`, call it, and return status and body."""
+
+    async def story() -> tuple[int, bytes]:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        client = UpstreamClient(timers=timers or Timers())
+        try:
+            request = UpstreamRequest("POST", f"http://127.0.0.1:{port}/v1/x?beta=true", ((b"x-a", b"1"),), b"{}")
+            upstream = await client.open(request)
+            try:
+                return upstream.status, await upstream.read(limit=1000)
+            finally:
+                await upstream.close()
+        finally:
+            await client.close()
+            server.close()
+
+    return async_to_sync(story)()
+
+
+async def request_of(reader: asyncio.StreamReader) -> bytes:
+    head = await reader.readuntil(b"\r\n\r\n")
+    return head + await reader.readexactly(2)
+
+
+def answering(data: bytes, *, abort: bool = False, seen: list[bytes] | None = None) -> Serve:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        received = await request_of(reader)
+        if seen is not None:
+            seen.append(received)
+        writer.write(data)
+        await writer.drain()
+        if abort:
+            writer.get_extra_info("socket").setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00"
+            )
+            await asyncio.sleep(0.05)
+        writer.transport.abort() if abort else writer.close()
+
+    return serve
+
+
+def test_a_request_goes_up_as_it_was_made() -> None:
+    seen: list[bytes] = []
+    status, body = exchange(answering(OK + b"3\r\nabc\r\n0\r\n\r\n", seen=seen))
+    assert (status, body) == (200, b"abc")
+    head, _, content = seen[0].partition(b"\r\n\r\n")
+    lines = head.split(b"\r\n")
+    assert lines[0] == b"POST /v1/x?beta=true HTTP/1.1"
+    assert sorted(line.split(b":")[0].lower() for line in lines[1:]) == [b"content-length", b"host", b"x-a"]
+    assert content == b"{}"
+
+
+def test_an_upstream_that_closes_without_an_answer_is_unreachable() -> None:
+    with pytest.raises(UpstreamUnreachable) as caught:
+        exchange(answering(b""))
+    assert caught.value.reason == "disconnected"
+
+
+def test_a_connection_cut_inside_a_body_is_not_a_clean_end() -> None:
+    with pytest.raises(UpstreamUnreachable) as caught:
+        exchange(answering(OK + b"3\r\nabc\r\n"))
+    assert caught.value.reason == "reset"
+
+
+def test_a_reset_inside_a_body_is_named_reset() -> None:
+    with pytest.raises(UpstreamUnreachable) as caught:
+        exchange(answering(OK + b"3\r\nabc\r\n", abort=True))
+    assert caught.value.reason == "reset"
+
+
+def test_a_port_where_nobody_listens_is_unreachable() -> None:
+    async def story() -> None:
+        client = UpstreamClient(timers=Timers())
+        try:
+            await client.open(UpstreamRequest("POST", "http://127.0.0.1:1/", (), b""))
+        finally:
+            await client.close()
+
+    with pytest.raises(UpstreamUnreachable) as caught:
+        async_to_sync(story)()
+    assert caught.value.reason == "connect"
+
+
+def test_an_address_that_never_accepts_times_out_at_connect() -> None:
+    """A listener whose backlog is full neither accepts nor refuses."""
+    with socket.socket() as full, socket.socket() as first, socket.socket() as second:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        port = full.getsockname()[1]
+        for filler in (first, second):
+            filler.setblocking(False)
+            filler.connect_ex(("127.0.0.1", port))
+
+        async def story() -> None:
+            client = UpstreamClient(timers=Timers(connect=0.2))
+            try:
+                await client.open(UpstreamRequest("POST", f"http://127.0.0.1:{port}/", (), b""))
+            finally:
+                await client.close()
+
+        with pytest.raises(UpstreamTimeout) as caught:
+            async_to_sync(story)()
+    assert caught.value.reason == "connect_timeout"
+
+
+def test_an_answer_beyond_the_limit_is_refused() -> None:
+    with pytest.raises(UpstreamError) as caught:
+        exchange(answering(OK + b"3e9\r\n" + b"x" * 1001 + b"\r\n0\r\n\r\n"))
+    assert caught.value.reason == "answer_too_large"
+
+
+def test_an_answer_that_is_no_http_is_a_failure() -> None:
+    with pytest.raises(UpstreamError) as caught:
+        exchange(answering(b"HELLO\r\n\r\n"))
+    assert caught.value.reason == "protocol"
