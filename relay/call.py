@@ -21,7 +21,7 @@ import msgspec
 class LimitRule:
     """One row of `apikeys.Limit`.
 
-    `amount` counts requests, tokens, nano-dollars (metric `cost`) or calls in flight (`concurrency`, where `per` is "").
+    `amount` counts requests, tokens, nano-dollars (`cost`) or calls in flight (`concurrency`, where `per` is "").
     """
 
     id: int
@@ -115,6 +115,8 @@ class Envelope:
     # True where all content is inline text, so that body bytes bound the input tokens.
     inline_text: bool = True
     previous_response_id: str = ""
+    # The conversation holds what only its account can read (encrypted reasoning): affinity is a must, not a wish.
+    tied: bool = False
     # Counts that make a strict budget's worst case impossible to bound, named as body fields.
     unbounded: tuple[str, ...] = ()
     # A top-level field stands twice in the body: what was read here may not be what the upstream obeys, so the call

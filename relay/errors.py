@@ -35,6 +35,8 @@ class RelayError(Exception):
     try_next_account = False
     # None leaves the header out; True or False sends it: clients of all vendors obey it (reference/clients.md).
     should_retry: bool | None = None
+    # Every account and why it was not taken, for the record and the admin only.
+    candidates: tuple[tuple[str, str], ...] = ()
 
     def __init__(self, message: str, *, retry_after: float | None = None, reason: str = "") -> None:
         super().__init__(message)
@@ -61,6 +63,7 @@ class NotServed(RelayError):
 
 class InvalidRequest(RelayError):
     status, kind = 400, "invalid_request_error"
+    field: str = ""  # the body field it is about, where the vendor's error names one apart from the message
 
 
 class BodyTooLarge(RelayError):

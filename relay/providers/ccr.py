@@ -15,7 +15,7 @@ PREFIX = "ccr,"
 class Ccr(ClaudeConsole):
     kind: ClassVar = "ccr"
     label: ClassVar = "Claude Code Router"
-    by_address: ClassVar = True
+    address_prefix: ClassVar = PREFIX
 
     def serves(self, account: Account, endpoint: Endpoint, model: str) -> bool:
         return super().serves(account, endpoint, model.removeprefix(PREFIX))

@@ -1,0 +1,266 @@
+"""Which accounts may take a call now, best first, with the reason for every one: binding, affinity, then the pool.
+
+`decide` is pure but for `LAST_USED`; `rank` asks the store what it needs; `take` and `free` stand around an attempt.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from accounts import health
+from accounts.lineup import Candidate, Lineup, eligible, lineup, model_not_found
+from relay.call import Account, Call
+from relay.errors import NoAccountAvailable, RelayError, UpstreamOverloaded
+from relay.state.base import Rest, Store
+
+__all__ = ["LAST_USED", "Picture", "Ranking", "candidates", "decide", "eligible", "free", "rank", "take"]
+
+AFFINITY = 3600.0  # seconds since the conversation's last call
+LEASE = 120.0  # seconds that a slot outlives a relay that died; live calls renew theirs
+PROBE_LEASE = 60.0  # seconds after which another call may go first
+FULL = 2.0  # seconds: when a slot will be free is not known
+LONGEST_WAIT = 1800.0
+LISTED = 100  # accounts named on a record
+
+# When this process last used each account: (Unix seconds, running number). Spreads calls where nothing is in flight.
+LAST_USED: dict[int, tuple[float, int]] = {}
+_turn = itertools.count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What the store knows at this moment; `spent` holds reason and end (Unix seconds) of used-up account quotas."""
+
+    rests: Mapping[tuple[int, str], Rest] = field(default_factory=dict)
+    in_flight: Mapping[int, int] = field(default_factory=dict)
+    spent: Mapping[int, tuple[str, float]] = field(default_factory=dict)
+    pinned: int | None = None  # the account of the same conversation
+    tied: int | None = None  # the only account that can go on with it
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """`accounts` may be tried in this order; `reasons` says of every account why it stands there or is left out."""
+
+    accounts: tuple[Account, ...]
+    reasons: tuple[tuple[str, str], ...]
+    # The models whose rest a success on that account would end; "" = the account's own.
+    recovering: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    half_open: bool = True  # one call goes first to a recovering account; False = it is the last one left
+    pinned: int | None = None
+    pin: bool = True  # False where the conversation's own account is only full: it stays the conversation's own
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A candidate that can't take the call now; `frees` is Unix seconds, infinity = only a person can change it."""
+
+    candidate: Candidate
+    reason: str
+    frees: float
+    rest: Rest | None = None
+
+
+Place = tuple[int, bool, int, float, float, int, int]
+
+
+async def rank(call: Call, *, accounts: Sequence[Account], store: Store, now: float) -> Ranking:
+    """Return the ranking; raises ModelNotFound (none can ever serve it), NoAccountAvailable (all rest or are full)
+    and UpstreamOverloaded (all rest until a time that the upstream named)."""
+    found = lineup(call, accounts)
+    if not found.able:
+        raise model_not_found(call, accounts, found)
+    return decide(call, found, await look(call, found, store=store, now=now), now=now)
+
+
+async def look(call: Call, found: Lineup, *, store: Store, now: float) -> Picture:
+    """Ask the store for what the decision needs."""
+    conversation = conversation_of(call)
+    pinned = await store.affinity(call.key.id, conversation, now=now, ttl=AFFINITY) if conversation else None
+    return Picture(
+        rests=await store.rests(now=now),
+        in_flight=await store.in_flight([candidate.account.id for candidate in found.candidates], now=now),
+        pinned=pinned,
+        tied=await tied_to(call, found, pinned, store=store, now=now),
+    )
+
+
+async def tied_to(call: Call, found: Lineup, pinned: int | None, *, store: Store, now: float) -> int | None:
+    """The account that holds what the call builds on; None where nothing does, or where that account is gone."""
+    owner = pinned if call.envelope.tied else None
+    if call.envelope.previous_response_id:
+        response = await store.response_owner(call.envelope.previous_response_id, now=now)
+        owner = response[1] if response else owner
+    return owner if any(account.id == owner for account in found.able) else None
+
+
+def conversation_of(call: Call) -> str:
+    """The conversation, model by model: prompt caches are the model's, and so are most accounts' rests."""
+    conversation = call.envelope.affinity
+    return f"{conversation}/{call.envelope.model[:100]}" if conversation else ""
+
+
+def decide(call: Call, found: Lineup, picture: Picture, *, now: float) -> Ranking:
+    """Rank the candidates by what the store knows; raises as `rank` does."""
+    operator = call.origin == "operator"
+    taken: list[tuple[Place, Candidate, str]] = []
+    left: list[LeftOut] = []
+    recovering: dict[int, tuple[str, ...]] = {}
+    for candidate in found.candidates:
+        out = None if operator else keeps_out(candidate, picture, now=now)
+        if out is not None:
+            left.append(out)
+            continue
+        rests = known_rests(candidate, picture) if picture.rests else ()
+        if rests:
+            recovering[candidate.account.id] = tuple(rest.model for rest in rests)
+        taken.append(placed(candidate, picture, now=now, half_open=bool(rests)))
+    if not taken:
+        return last_resort(found, left, picture, now=now)
+    taken.sort()
+    return Ranking(
+        accounts=tuple(candidate.account for _, candidate, _ in taken),
+        reasons=(*((candidate.account.name, reason) for _, candidate, reason in taken), *refusals(found, left)),
+        recovering=recovering,
+        half_open=not operator,
+        pinned=picture.pinned,
+        pin=not any(out.candidate.account.id == picture.pinned and out.frees <= now + FULL for out in left),
+    )
+
+
+def keeps_out(candidate: Candidate, picture: Picture, *, now: float) -> LeftOut | None:
+    """What keeps the candidate from taking the call now, None = nothing. A rest is told last: it may be a guess."""
+    account = candidate.account
+    if picture.tied is not None and account.id != picture.tied:
+        return LeftOut(candidate, "the conversation is tied to another account", math.inf)
+    if account.expires_at is not None and account.expires_at <= now:
+        return LeftOut(candidate, "expired", math.inf)
+    if picture.spent and account.id in picture.spent:
+        return LeftOut(candidate, *picture.spent[account.id])
+    if account.slots and picture.in_flight.get(account.id, 0) >= account.slots:
+        return LeftOut(candidate, f"all {account.slots} slots taken", now + FULL)
+    if not picture.rests:
+        return None
+    rest = max(known_rests(candidate, picture), key=lambda rest: rest.until, default=None)
+    if rest is None or rest.until <= now:
+        return None
+    return LeftOut(candidate, health.in_words(rest, now=now), rest.until, rest)
+
+
+def known_rests(candidate: Candidate, picture: Picture) -> tuple[Rest, ...]:
+    """The rests of the account and of this model on it, live or waiting for their probe."""
+    both = (picture.rests.get((candidate.account.id, model)) for model in ("", candidate.model))
+    return tuple(rest for rest in both if rest is not None)
+
+
+def placed(candidate: Candidate, picture: Picture, *, now: float, half_open: bool) -> tuple[Place, Candidate, str]:
+    """Where the candidate stands, and why. The longest idle goes first, counted by weight: a weight also tells where
+    nothing is in flight."""
+    account = candidate.account
+    flying = picture.in_flight.get(account.id, 0)
+    used, turn = LAST_USED.get(account.id, (0.0, 0))
+    own = account.id == picture.pinned
+    idle = (now - used) * account.weight
+    place = (candidate.tier, not own, account.priority, flying / account.weight, -idle, turn, account.id)
+    why = "same conversation" if own else candidate.why or f"priority {account.priority}"
+    load = f", {flying} in flight" if flying else ""
+    return place, candidate, why + load + (", first call after its rest" if half_open else "")
+
+
+def last_resort(found: Lineup, left: list[LeftOut], picture: Picture, *, now: float) -> Ranking:
+    """Where all rest, those whose rest is our guess are tried nevertheless: one overloaded minute must not become ten.
+    Raises where there is none."""
+    guesses = [(out.frees, out.candidate.account, out) for out in left if out.rest and health.is_guess(out.rest)]
+    if not guesses:
+        raise nobody(found, left, now=now)
+    guesses.sort(key=lambda item: (item[2].candidate.tier, item[0], item[1].id))
+    tried = {account.id for _, account, _ in guesses}
+    others = [out for out in left if out.candidate.account.id not in tried]
+    return Ranking(
+        accounts=tuple(account for _, account, _ in guesses),
+        reasons=(
+            *((account.name, f"{out.reason}, but no other account is left") for _, account, out in guesses),
+            *refusals(found, others),
+        ),
+        recovering={
+            account.id: tuple(rest.model for rest in known_rests(out.candidate, picture)) for _, account, out in guesses
+        },
+        half_open=False,
+        pinned=picture.pinned,
+    )
+
+
+def refusals(found: Lineup, left: list[LeftOut]) -> tuple[tuple[str, str], ...]:
+    return (*((out.candidate.account.name, out.reason) for out in left), *found.out)
+
+
+def nobody(found: Lineup, left: list[LeftOut], *, now: float) -> RelayError:
+    """The error where no account can take the call; no account is named in its message."""
+    waiting = [out for out in left if out.frees < math.inf]
+    error: RelayError
+    if not waiting:
+        error = NoAccountAvailable("No account of this key is in service.", retry_after=60.0)
+        error.should_retry = False
+    else:
+        wait = math.ceil(min(LONGEST_WAIT, max(1.0, min(out.frees for out in waiting) - now)))
+        if all(out.rest is not None and out.rest.named for out in waiting):
+            message = f"Every account that serves this model has reached its rate limit; the first resets in {wait} s."
+            error = UpstreamOverloaded(message, status=429, retry_after=wait, reason="all_rate_limited")
+        else:
+            message = f"No account can take this call now; the first may be free again in {wait} s."
+            error = NoAccountAvailable(message, retry_after=wait)
+    error.candidates = refusals(found, left)
+    return error
+
+
+async def take(call: Call, account: Account, *, store: Store, now: float, ranking: Ranking | None = None) -> bool:
+    """Take the account for one attempt: its slot, its probe where it recovers, and the conversation's pin.
+
+    Returns False where another call was faster. `free` gives the slot back.
+    """
+    slots = 0 if call.origin == "operator" else account.slots
+    if not await store.take_slot(account.id, call.id, slots=slots, now=now, lease=LEASE):
+        return False
+    models = ranking.recovering.get(account.id, ()) if ranking else ()
+    if models and ranking and ranking.half_open and not await goes_first(call, account, models, store=store, now=now):
+        await store.free_slot(account.id, call.id)
+        return False
+    health.expect_recovery(account.id, models)
+    LAST_USED[account.id] = (now, next(_turn))
+    await pin(call, account, store=store, now=now, ranking=ranking)
+    return True
+
+
+async def goes_first(call: Call, account: Account, models: tuple[str, ...], *, store: Store, now: float) -> bool:
+    """Whether this call may be the one that tries the account after its rest."""
+    for model in models:
+        if not await store.take_probe(account.id, model, call.id, now=now, lease=PROBE_LEASE):
+            return False
+    return True
+
+
+async def pin(call: Call, account: Account, *, store: Store, now: float, ranking: Ranking | None) -> None:
+    """From now on the conversation stays on this account."""
+    conversation = conversation_of(call)
+    if not conversation or (ranking is not None and (not ranking.pin or ranking.pinned == account.id)):
+        return
+    await store.set_affinity(call.key.id, conversation, account.id, now=now, ttl=AFFINITY)
+
+
+async def free(call: Call, account: Account, *, store: Store) -> None:
+    """Give the slot back."""
+    await store.free_slot(account.id, call.id)
+
+
+def candidates(reasons: Sequence[tuple[str, str]], *, taken: str = "") -> list[dict[str, Any]]:
+    """The reasons as they stand on a record, those of more than 100 accounts cut short; `taken` names the account
+    that answered."""
+    rows = [{"account": name, "taken": name == taken, "reason": reason} for name, reason in reasons]
+    kept = [row for position, row in enumerate(rows) if position < LISTED or row["taken"]]
+    if len(rows) > len(kept):
+        kept.append({"account": "", "taken": False, "reason": f"and {len(rows) - len(kept)} more accounts"})
+    return kept

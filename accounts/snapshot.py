@@ -1,0 +1,107 @@
+"""Upstream accounts as the relay holds them in memory; one bad row never loses the others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from accounts import models
+from accounts.credentials import CredentialUnreadable, decrypt, decrypt_text
+from accounts.kinds import kinds
+from relay.call import Account, LimitRule
+from relay.state.snapshot import Snapshot
+
+TABLES = ("accounts_account", "accounts_account_groups", "accounts_accountgroup", "apikeys_limit")
+
+
+def load_accounts() -> tuple[Account, ...]:
+    """Return every account that is not deleted, switched-off ones included; three queries."""
+    rows = models.Account.objects.alive().order_by("id").prefetch_related("groups", "limits")
+    return tuple(account_of(row) for row in rows)
+
+
+def account_of(row: models.Account) -> Account:
+    """Return the account; where a part of the row can't be used, the rest of it, marked with the `fault`."""
+    faults: list[str] = []
+    kind = kinds().get(row.kind)
+    if kind is None:
+        faults.append(f"this Baton has no kind {row.kind!r}")
+    return Account(
+        id=row.pk,
+        name=row.name,
+        kind=row.kind,
+        base_url=row.base_url,
+        provider=row.provider or (kind.provider if kind else ""),
+        credential=readable_credential(row, faults),
+        settings=mapping(row.settings, "settings", faults=faults),
+        priority=row.priority,
+        weight=max(1, row.weight),
+        slots=row.slots,
+        proxy=readable_proxy(row, faults),
+        model_map=model_map(row, faults),
+        groups=frozenset(group.pk for group in row.groups.all()),
+        active=row.active,
+        expires_at=row.expires_at.timestamp() if row.expires_at else None,
+        on_disconnect=row.on_disconnect,
+        cooldowns=cooldowns(row, faults),
+        limits=tuple(limit_rule(limit) for limit in row.limits.all()),
+        fault="; ".join(faults),
+    )
+
+
+def readable_credential(row: models.Account, faults: list[str]) -> Mapping[str, str]:
+    try:
+        return decrypt(row.credential)
+    except CredentialUnreadable as error:
+        faults.append(f"credential can't be decrypted: {error}")
+        return {}
+
+
+def readable_proxy(row: models.Account, faults: list[str]) -> str:
+    try:
+        return decrypt_text(row.proxy)
+    except CredentialUnreadable as error:
+        # Without its proxy the account must not call: the proxy may be what keeps the address allowed.
+        faults.append(f"proxy can't be decrypted: {error}")
+        return ""
+
+
+def mapping(value: Any, field: str, *, faults: list[str]) -> dict[str, Any]:
+    if isinstance(value, dict):
+        return value
+    faults.append(f"{field} is no JSON object")
+    return {}
+
+
+def model_map(row: models.Account, faults: list[str]) -> dict[str, str]:
+    """Requested -> upstream. A list of names, or a null, stands for models that keep their name."""
+    if isinstance(row.model_map, list):
+        return {str(name): str(name) for name in row.model_map}
+    given = mapping(row.model_map, "model_map", faults=faults)
+    return {str(name): str(upstream or name) for name, upstream in given.items()}
+
+
+def cooldowns(row: models.Account, faults: list[str]) -> dict[str, float]:
+    given = mapping(row.cooldowns, "cooldowns", faults=faults)
+    try:
+        return {str(cause): max(0.0, float(seconds)) for cause, seconds in given.items()}
+    except (TypeError, ValueError):
+        faults.append("cooldowns holds something that is no number of seconds")
+        return {}
+
+
+def limit_rule(limit: Any) -> LimitRule:
+    return LimitRule(
+        id=limit.pk,
+        scope="account",
+        owner_id=limit.account_id,
+        metric=limit.metric,
+        amount=limit.amount,
+        per=limit.per,
+        models=limit.model_pattern,
+        time_zone=limit.time_zone,
+        strict=limit.strict,
+    )
+
+
+ACCOUNTS: Snapshot[tuple[Account, ...]] = Snapshot(TABLES, load_accounts, empty=())
