@@ -47,6 +47,9 @@ class ApiKey(models.Model):
     name = models.CharField(max_length=100)
     public_id = models.CharField(max_length=20, unique=True, editable=False)
     digest = models.BinaryField(max_length=32, unique=True, editable=False)
+    # After a rotation the old secret goes on for a while, so that clients can change over one by one.
+    previous_digest = models.BinaryField(max_length=32, unique=True, null=True, editable=False)
+    previous_until = models.DateTimeField(null=True, editable=False)
     team = models.ForeignKey(Team, models.PROTECT, null=True, blank=True, related_name="keys")
     active = models.BooleanField(default=True)
     expires_at = models.DateTimeField(null=True, blank=True)
