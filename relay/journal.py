@@ -117,7 +117,7 @@ class Journal:
         self._lock = os.open(hidden / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         hidden.rename(self.folder)
-        _sync_folder(self.folder.parent)
+        sync_folder(self.folder.parent)
         self._new_segment(self.synced.segment)
         self._accepting = True
         self._thread.start()
@@ -221,7 +221,7 @@ class Journal:
         try:
             os.posix_fallocate(fd, 0, size)
             os.fsync(fd)
-            _sync_folder(self.folder)
+            sync_folder(self.folder)
         except OSError:
             os.close(fd)
             path.unlink(missing_ok=True)
@@ -246,7 +246,7 @@ def segment_path(folder: Path, number: int) -> Path:
     return folder / f"{number:012d}.journal"
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)

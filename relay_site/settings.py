@@ -42,6 +42,10 @@ RELAY_DRAIN_SECONDS = env_seconds("RELAY_DRAIN_SECONDS", 600)
 RELAY_SHUTDOWN_SECONDS = env_seconds("RELAY_SHUTDOWN_SECONDS", 60)
 RELAY_SNAPSHOT_POLL = env_seconds("RELAY_SNAPSHOT_POLL", 0.5)
 RELAY_LEDGER_INTERVAL = env_seconds("RELAY_LEDGER_INTERVAL", 0.15)
+# What the database has stays in the journal for `ship_journal --since`, as long and as much as this.
+RELAY_JOURNAL_KEEP_SECONDS = env_seconds("RELAY_JOURNAL_KEEP_HOURS", 72) * 3600
+RELAY_JOURNAL_KEEP_BYTES = int(env("RELAY_JOURNAL_KEEP_MB") or 10240) * 2**20
+RELAY_JOURNAL_FREE_BYTES = int(env("RELAY_JOURNAL_FREE_MB") or 1024) * 2**20
 RELAY_LIMITS_FAIL = env("RELAY_LIMITS_FAIL", "closed")
 RELAY_TRUSTED_PROXIES = [item for item in env("RELAY_TRUSTED_PROXIES").split(",") if item]
 REPORT_TIME_ZONE = env("REPORT_TIME_ZONE", "UTC")

@@ -1,0 +1,213 @@
+"""How a record becomes a row: cleaned and cut to its columns, inserted in batches, alone in quarantine if refused."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sqlite3
+import uuid
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+import msgspec
+from django.db import DatabaseError, DataError, IntegrityError, InterfaceError, connections, models
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from relay.call import Record
+from relay.entries import Entry, clean
+from relay.models import Quarantine, RollUpMark, UsageRecord
+
+log = logging.getLogger(__name__)
+BATCH = 500
+LARGEST = 2**53  # sums of more than a thousand such figures would not fit; no real count or cost comes near
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# SQLSTATE classes that name the row's own fault: data, constraints, sizes. Everything else is the database's trouble.
+_ROW_FAULTS = frozenset({"21", "22", "23", "44", "54"})
+_encode = msgspec.json.Encoder().encode
+
+_COLUMNS = {field.attname: field for field in UsageRecord._meta.concrete_fields}
+_FIELDS = [name for name in Record.__struct_fields__ if name in _COLUMNS]
+_TEXTS = [
+    (name, _COLUMNS[name].max_length)
+    for name in _FIELDS
+    if isinstance(_COLUMNS[name], models.CharField | models.TextField)
+]
+_NUMBERS = [
+    (name, *((0, 2**15 - 1) if isinstance(_COLUMNS[name], models.PositiveSmallIntegerField) else (-LARGEST, LARGEST)))
+    for name in _FIELDS
+    if isinstance(_COLUMNS[name], models.IntegerField)
+]
+_JSON = [name for name in _FIELDS if isinstance(_COLUMNS[name], models.JSONField)]
+_OTHERS = [field.get_default() for name, field in _COLUMNS.items() if name not in _FIELDS]
+_NAMES = [*_FIELDS, *(name for name in _COLUMNS if name not in _FIELDS)]
+
+
+def _insert_into(model: type[models.Model], columns: Sequence[str]) -> str:
+    names = ", ".join(f'"{name}"' for name in columns)
+    return f'INSERT INTO "{model._meta.db_table}" ({names}) VALUES ({", ".join(["%s"] * len(columns))})'  # noqa: S608
+
+
+_INSERT = f'{_insert_into(UsageRecord, _NAMES)} ON CONFLICT ("id") DO NOTHING'
+_INSERT_MARK = _insert_into(RollUpMark, ["hour"])
+_INSERT_QUARANTINE = _insert_into(Quarantine, ["record_id", "at", "error", "entry"])
+_IS_QUARANTINED = f'SELECT 1 FROM "{Quarantine._meta.db_table}" WHERE "record_id" = %s AND "resolved_at" IS NULL'  # noqa: S608
+
+
+class DatabaseAway(Exception):
+    """The database can't take anything now: try the same again later."""
+
+
+class _Row(NamedTuple):
+    entry: Entry
+    hour: Any  # as the database takes it
+    values: list[Any]
+
+
+def row_of(record: Record) -> dict[str, Any]:
+    """Return the record as values of `UsageRecord`'s columns; raises `ValueError` for what can be none.
+
+    Text is cleaned and cut to its column, `created_at` is the id's timestamp.
+    """
+    row = {name: getattr(record, name) for name in _FIELDS}
+    row["id"] = uuid.UUID(record.id)
+    if row["id"].version != 7:
+        raise ValueError("the id is no UUIDv7")
+    row["created_at"] = _EPOCH + timedelta(milliseconds=row["id"].int >> 80)
+    for name, length in _TEXTS:
+        text = row[name]
+        if not text.isascii() or "\0" in text:
+            text = clean(text)
+        row[name] = text if length is None else text[:length]
+    for name, least, most in _NUMBERS:
+        if row[name] is not None and not least <= row[name] <= most:
+            raise ValueError(f"{name} is out of range")
+    for name in _JSON:
+        row[name] = _encode(row[name]).decode()
+    return row
+
+
+def is_row_fault(error: Exception) -> bool:
+    """Whether the database will never take this row; otherwise it may take it later."""
+    cause = error.__cause__
+    state = getattr(cause, "sqlstate", None)
+    if state:
+        # "No partition found for row" is a check violation of no constraint: a matter of the table.
+        no_partition = state == "23514" and not getattr(getattr(cause, "diag", None), "constraint_name", None)
+        return (state[:2] in _ROW_FAULTS and not no_partition) or state == "P0001"
+    # What the driver refuses to send has no state: text that is no UTF-8, numbers beyond 64 bits.
+    return isinstance(error, DataError | IntegrityError | ValueError | TypeError | ArithmeticError)
+
+
+def describe(error: Exception) -> str:
+    """Name an error without the row's content, which drivers like to quote."""
+    cause = error.__cause__
+    words = [type(error).__name__, getattr(cause, "sqlstate", None) or ""]
+    diag = getattr(cause, "diag", None)
+    words += [getattr(diag, "column_name", None) or "", getattr(diag, "constraint_name", None) or ""]
+    if (
+        isinstance(cause, sqlite3.IntegrityError)
+        or type(error) is ValueError
+        or isinstance(error, msgspec.MsgspecError)
+    ):
+        words.append(str(error))
+    return " ".join(word for word in words if word)
+
+
+class Books:
+    """The ledger's way into the database: a connection of its own, outside the pool. For one thread."""
+
+    def __init__(self, alias: str = "default") -> None:
+        self._alias = alias
+        self._connection: BaseDatabaseWrapper | None = None
+
+    def add(self, entries: Sequence[Entry]) -> int:
+        """Insert the records of `entries` that are not there yet, and mark their hours; returns how many were new.
+
+        Rows that the database refuses go to quarantine, one by one. Raises `DatabaseAway`; then nothing is lost by
+        adding the same entries again.
+        """
+        rows: list[_Row] = []
+        for entry in entries:
+            try:
+                rows.append(self._row(entry))
+            except Exception as error:  # whatever it is, it is this entry's fault and must stop no other
+                self._quarantine(entry, error)
+        # In the order of their ids, so that two who add the same rows never wait for each other in a circle.
+        rows.sort(key=lambda row: row.entry.call_id)
+        return sum(self._add(rows[start : start + BATCH]) for start in range(0, len(rows), BATCH))
+
+    def close(self) -> None:
+        """Give up the connection; the next use opens another."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(DatabaseError, InterfaceError):
+                connection.close()
+
+    def _row(self, entry: Entry) -> _Row:
+        row = row_of(entry.record())
+        hour = row["created_at"].replace(minute=0, second=0, microsecond=0)
+        connection = self._connect()
+        row["created_at"] = connection.ops.adapt_datetimefield_value(row["created_at"])
+        if not connection.features.has_native_uuid_field:
+            row["id"] = row["id"].hex
+        return _Row(entry=entry, hour=connection.ops.adapt_datetimefield_value(hour), values=[*row.values(), *_OTHERS])
+
+    def _add(self, rows: list[_Row]) -> int:
+        try:
+            return self._insert(rows)
+        except Exception as error:
+            if not is_row_fault(error):
+                self.close()
+                raise DatabaseAway(f"{type(error).__name__}: {error}") from error
+            if len(rows) > 1:
+                half = len(rows) // 2
+                return self._add(rows[:half]) + self._add(rows[half:])
+            self._quarantine(rows[0].entry, error)
+            return 0
+
+    def _insert(self, rows: list[_Row]) -> int:
+        with self._transaction() as cursor:
+            cursor.executemany(_INSERT, [row.values for row in rows])
+            new: int = max(0, cursor.rowcount)
+            for hour in sorted({row.hour for row in rows}):
+                cursor.execute(_INSERT_MARK, [hour])
+        return new
+
+    def _quarantine(self, entry: Entry, error: Exception) -> None:
+        reason = describe(error)
+        now = self._connect().ops.adapt_datetimefield_value(datetime.now(tz=UTC))
+        values = [entry.call_id[:36], now, reason[:500], entry.payload]
+        try:
+            with self._transaction() as cursor:
+                cursor.execute(_IS_QUARANTINED, [entry.call_id[:36]])
+                if cursor.fetchone() is None:
+                    cursor.execute(_INSERT_QUARANTINE, values)
+                    log.error("ledger: the record of call %s is in quarantine: %s", entry.call_id, reason)
+        except Exception as trouble:
+            self.close()
+            raise DatabaseAway(f"{type(trouble).__name__}: {trouble}") from trouble
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[Any]:
+        connection = self._connect()
+        connection.set_autocommit(False, force_begin_transaction_with_broken_autocommit=True)
+        try:
+            with connection.cursor() as cursor:
+                yield cursor
+            connection.commit()
+        except BaseException:
+            with contextlib.suppress(DatabaseError, InterfaceError):
+                connection.rollback()
+            raise
+        finally:
+            with contextlib.suppress(DatabaseError, InterfaceError):
+                connection.set_autocommit(True)
+
+    def _connect(self) -> BaseDatabaseWrapper:
+        if self._connection is None:
+            connection = connections[self._alias].copy()
+            # A pool that others have emptied must not keep the ledger waiting.
+            connection.settings_dict["OPTIONS"].pop("pool", None)
+            self._connection = connection
+        return self._connection
