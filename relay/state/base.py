@@ -10,13 +10,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from relay.errors import RelayError
+
 
 @dataclass(frozen=True, slots=True)
 class Hold:
     """One limit's share of a reservation.
 
-    `counter` names limit and period ("<limit id>:<period start, Unix seconds>"; concurrency has no period);
-    `expires` says when the counter may be forgotten, 0 = never.
+    `counter` names limit and period ("<limit id>.<check sum of what it counts>:<period start, Unix seconds>";
+    concurrency has no period); `expires` says when the counter may be forgotten, 0 = never.
+    `over`: taken while anything is left, even where `amount` goes past the cap (limits that are not strict).
     """
 
     counter: str
@@ -24,6 +27,17 @@ class Hold:
     amount: int
     cap: int
     expires: float = 0.0
+    over: bool = False
+
+    @property
+    def limit(self) -> str:
+        """The counter without its period: what a store has seeded or not."""
+        return self.counter.partition(":")[0]
+
+    @property
+    def need(self) -> int:
+        """How much must be left: a spent limit admits nothing, not even what costs nothing."""
+        return 1 if self.over else max(1, self.amount)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +46,35 @@ class Refused:
 
     hold: Hold
     used: int
+
+
+class StoreAway(RelayError):
+    """The shared store (Redis) can't be reached, so limits can't be checked."""
+
+    status, kind = 503, "not_recordable"
+
+
+class Unseeded(Exception):
+    """The store does not know what these limits have used yet: seed them from the ledger, then try again.
+
+    `limits` are `Hold.limit` names; nothing was taken.
+    """
+
+    def __init__(self, limits: Sequence[str]) -> None:
+        super().__init__(", ".join(limits))
+        self.limits = tuple(limits)
+
+
+@dataclass(frozen=True, slots=True)
+class Seed:
+    """What one limit had used at `cut` (Unix seconds), by counter: (value, when it may be forgotten).
+
+    The ledger's calls that ended before `cut` are in it; those that end later count when they settle.
+    """
+
+    limit: str
+    cut: float
+    counters: Mapping[str, tuple[int, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +91,43 @@ class Rest:
 
 class Store(Protocol):
     # -- limits: one atomic step, all or nothing; settle and release are idempotent by owner (the call id)
-    async def reserve(self, owner: str, holds: Sequence[Hold], *, now: float, lease: float) -> Refused | None: ...
+    async def reserve(
+        self, owner: str, holds: Sequence[Hold], *, now: float, lease: float
+    ) -> Refused | tuple[int, ...]:
+        """Return what each counter stands at with this reservation; raises `Unseeded` and `StoreAway`.
 
-    async def settle(self, owner: str, holds: Sequence[Hold], actual: Mapping[str, int], *, now: float) -> None:
-        """Replace the reserved amounts by the real ones (by counter), free concurrency. A second settle changes nothing."""
+        A second reserve of the same owner takes nothing more.
+        """
 
-    async def renew(self, owners: Sequence[str], *, now: float, lease: float) -> None: ...
+    async def settle(
+        self, owner: str, holds: Sequence[Hold], actual: Mapping[str, int], *, now: float, began: float | None = None
+    ) -> None:
+        """Replace the reserved amounts by the real ones (by counter), free concurrency. Idempotent.
+
+        `began` = when the call was admitted (Unix seconds). A hold that the store does not know counts if its limit
+        was seeded after that and before `now`: neither the seed nor a reservation has this call then. None = never.
+        Never raises `StoreAway`: a store that is away settles later.
+        """
+
+    async def renew(self, owners: Sequence[str], *, now: float, lease: float) -> None:
+        """Prolong the leases of calls in flight, and settle what could not be settled before."""
 
     async def used(self, counters: Sequence[str], *, now: float) -> Mapping[str, int]: ...
 
-    async def seed(self, counters: Mapping[str, tuple[int, float]], *, generation: str) -> None:
-        """Set counters (value, expires) from the ledger and mark the store as seeded."""
+    async def reserved(self) -> Mapping[str, int]:
+        """The amounts that open reservations hold, by counter: what `used` holds beyond the ledger."""
+
+    async def seed(self, seeds: Sequence[Seed], *, generation: str) -> None:
+        """Set the counters of limits that this store has no seed of, and mark the store with `generation`.
+
+        A store that has another mark keeps it and its seeds: somebody else was first.
+        """
+
+    async def adjust(self, counters: Mapping[str, int], *, now: float) -> None:
+        """Add signed amounts to counters that exist: what a correction of the ledger changed. Never below zero."""
+
+    async def seeded(self) -> Mapping[str, float]:
+        """The limits that have their seed, with its `cut`."""
 
     async def generation(self) -> str:
         """The store's mark, "" = unmarked: seed it before it admits."""

@@ -1,0 +1,162 @@
+"""Whether a call may go: all its limits are taken in one atomic step, and given back as what it really used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from apikeys import seeding
+from apikeys.authentication import KEYS
+from apikeys.refusal import refusal
+from apikeys.rules import Counted, counted
+from relay.call import Call, Demand, Key, Record
+from relay.errors import InvalidRequest
+from relay.state.base import Hold, Refused, Store, Unseeded
+
+LEASE = 90.0  # seconds that a concurrency slot outlives a relay that died; live calls renew it
+EMPTY: Mapping[str, int] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """What a call holds until it is settled. `used`: what each counter stood at right after it was taken."""
+
+    owner: str
+    holds: tuple[Hold, ...]
+    used: Mapping[str, int] = field(default_factory=dict)
+    key: Key | None = None
+    model: str = ""
+    metered: bool = True
+    began: float | None = None
+
+
+async def reserve(store: Store, call: Call, demand: Callable[[], Demand], *, now: float) -> Reservation:
+    """Take all limits of the call's key and team, or none; `demand` is asked only where tokens or cost are limited.
+
+    Raises LimitExceeded, BudgetExceeded, InvalidRequest (a strict limit, and no bound for what the call may use) and
+    StoreAway (limits can't be checked, and RELAY_LIMITS_FAIL is "closed").
+    """
+    key, model, metered = call.key, call.envelope.model, call.endpoint.metered
+    began = call.created_at
+    limits = [
+        limit
+        for limit in counted(("key", key.id), key.limits)
+        if (metered or not limit.measured) and limit.matches(model)
+    ]
+    if not limits:
+        return Reservation(call.id, (), EMPTY, key, model, metered, began)
+    holds = wanted(limits, demand, at=began)
+    try:
+        taken = await store.reserve(call.id, holds, now=now, lease=LEASE)
+    except Unseeded:
+        await seeding.seed(store, [limit.rule for limit in limits], now=now)
+        taken = await store.reserve(call.id, holds, now=now, lease=LEASE)
+    if isinstance(taken, Refused):
+        limit = limits[holds.index(taken.hold)]
+        raise refusal(limit.rule, limit.period(began), hold=taken.hold, used=taken.used, now=now)
+    used = {hold.counter: value for hold, value in zip(holds, taken, strict=False)}
+    return Reservation(call.id, holds, used, key, model, metered, began)
+
+
+def wanted(limits: Sequence[Counted], demand: Callable[[], Demand], *, at: float) -> tuple[Hold, ...]:
+    """What each limit is asked for. Raises InvalidRequest."""
+    asked: Demand | None = None
+    holds = []
+    for limit in limits:
+        if not limit.measured:
+            holds.append(limit.hold(1, at=at))
+            continue
+        asked = asked or demand()
+        if limit.rule.strict and asked.unbounded:
+            raise unbounded(limit, asked.unbounded)
+        if limit.metric == "cost":
+            amount = asked.worst_cost if limit.rule.strict else asked.cost
+        else:
+            amount = asked.worst_tokens if limit.rule.strict else asked.tokens
+        holds.append(limit.hold(amount, at=at))
+    return tuple(holds)
+
+
+def unbounded(limit: Counted, field_name: str) -> InvalidRequest:
+    whose = "team" if limit.rule.scope == "team" else "API key"
+    return InvalidRequest(
+        f"{field_name}: this {whose} has a strict {limit.metric} limit, and what the call may use has no upper bound "
+        f"because of `{field_name}`. Set or change it.",
+        reason="unbounded_on_strict_limit",
+    )
+
+
+async def settle(store: Store, reservation: Reservation, *, tokens: int, cost: int, now: float) -> None:
+    """Replace what was reserved by what was used; `tokens` and nano-dollars. Idempotent; never raises StoreAway.
+
+    `now` = when the call ended as its record says (created_at + duration_ms).
+    """
+    holds = (*reservation.holds, *late(reservation)) if joined(reservation) else reservation.holds
+    if holds:
+        amounts = {"requests": 1, "tokens": tokens, "cost": cost}
+        actual = {hold.counter: amounts.get(hold.metric, 0) for hold in holds}
+        await store.settle(reservation.owner, holds, actual, now=now, began=reservation.began)
+
+
+async def release(store: Store, reservation: Reservation, *, now: float, counted: bool = True) -> None:
+    """Give back what was reserved: nothing was used. A request stays counted, unless the record says `refused`."""
+    if reservation.holds:
+        actual = {hold.counter: int(counted) for hold in reservation.holds if hold.metric == "requests"}
+        await store.settle(reservation.owner, reservation.holds, actual, now=now)
+
+
+def joined(reservation: Reservation) -> bool:
+    """Whether the key has other limits now than when the call was admitted."""
+    if reservation.key is None:
+        return False
+    current = KEYS.current.by_id.get(reservation.key.id)
+    return current is not None and current is not reservation.key and current.limits != reservation.key.limits
+
+
+def late(reservation: Reservation) -> list[Hold]:
+    """Limits that the key got while the call was in flight: they count what it used, they reserved nothing."""
+    current = KEYS.current.by_id.get(reservation.key.id) if reservation.key else None
+    if current is None or reservation.began is None:
+        return []
+    held = {hold.limit for hold in reservation.holds}
+    return [
+        limit.hold(0, at=reservation.began)
+        for limit in counted(("key", current.id), current.limits)
+        if limit.metric != "concurrency"
+        and limit.limit not in held
+        and (reservation.metered or not limit.measured)
+        and limit.matches(reservation.model)
+    ]
+
+
+async def settle_recovered(store: Store, record: Record, holds: Sequence[Hold], *, now: float) -> None:
+    """Settle what a dead process had reserved, by the record that recovery made of its journal.
+
+    `held_nanos`, the strict budgets' share where no figure is known, stays counted until the record is corrected.
+    """
+    amounts = {"requests": 1, "tokens": tokens_of(record), "cost": record.cost_nanos + record.held_nanos}
+    actual = {hold.counter: amounts.get(hold.metric, 0) for hold in holds}
+    await store.settle(record.id, tuple(holds), actual, now=now, began=record.created_at)
+
+
+def tokens_of(record: Record) -> int:
+    """What a record counts against token limits."""
+    counts = (
+        record.input_tokens,
+        record.cache_read_input_tokens,
+        record.cache_creation_5m_input_tokens,
+        record.cache_creation_1h_input_tokens,
+        record.output_tokens,
+    )
+    return sum(count or 0 for count in counts)
+
+
+def strict_cost(holds: Sequence[Hold]) -> int:
+    """The nano-dollars that strict budgets reserved for a call: the `held_nanos` of a record without a figure."""
+    return max((hold.amount for hold in holds if hold.metric == "cost" and not hold.over), default=0)
+
+
+async def renew(store: Store, reservations: Sequence[Reservation], *, now: float, lease: float = LEASE) -> None:
+    """Prolong the leases of the calls in flight; call it every few seconds. Also takes the seeds' second look."""
+    await store.renew([reservation.owner for reservation in reservations], now=now, lease=lease)
+    await seeding.look_again(store, now=now)

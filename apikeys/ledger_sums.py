@@ -1,0 +1,93 @@
+"""What the ledger says that limits have used: sums of usage records, in bulk, by owner and model."""
+
+from __future__ import annotations
+
+import uuid
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from django.apps import apps
+from django.conf import settings
+from django.db.models import Count, DateTimeField, DurationField, ExpressionWrapper, F, Q, QuerySet, Sum, Value
+from django.db.models.functions import Coalesce
+
+from apikeys.rules import Counted
+
+OWNER_COLUMNS = {"key": "key_id", "team": "team_id", "account": "account_id"}
+TOKEN_COLUMNS = (
+    "input_tokens",
+    "cache_read_input_tokens",
+    "cache_creation_5m_input_tokens",
+    "cache_creation_1h_input_tokens",
+    "output_tokens",
+)
+MANY = 500  # owners; for more, one query reads all of them
+
+
+def ledger_sums(limits: Sequence[Counted], *, at: float, cut: float) -> dict[str, int]:
+    """Return what each limit (by `Counted.limit`) had used in its period that holds `at`.
+
+    Counts the calls that ended before `cut` (both in Unix seconds): those that end later settle into the counters
+    themselves. One query for all limits of one kind of owner whose periods begin together.
+    """
+    groups: dict[tuple[str, int], list[Counted]] = defaultdict(list)
+    for limit in limits:
+        if limit.metric != "concurrency":
+            groups[limit.rule.scope, limit.period(at).start].append(limit)
+    found: dict[str, int] = {}
+    for (scope, start), members in groups.items():
+        owners = {limit.rule.owner_id for limit in members}
+        rows = usage_by_owner(scope, owners, start=start, end=members[0].period(at).end, cut=cut)
+        for limit in members:
+            found[limit.limit] = sum(
+                used[limit.metric] for model, used in rows.get(limit.rule.owner_id, ()) if limit.matches(model)
+            )
+    return found
+
+
+def usage_by_owner(
+    scope: str, owners: set[int], *, start: float, end: float, cut: float
+) -> Mapping[int, list[tuple[str, Mapping[str, int]]]]:
+    """The calls of a period that ended before `cut`: owner -> (requested model, amounts by metric)."""
+    column = OWNER_COLUMNS[scope]
+    records = ended_before(cut, within(start, min(end, cut + 1))).exclude(**{column: None}).exclude(status="refused")
+    if len(owners) <= MANY:
+        records = records.filter(**{f"{column}__in": owners})
+    first, *others = (Coalesce(Sum(name), Value(0)) for name in TOKEN_COLUMNS)
+    tokens = sum(others, first)
+    rows = (
+        records.order_by()
+        .values_list(column, "requested_model")
+        .annotate(calls=Count("pk"), tokens=tokens, cost=Sum(F("cost_nanos") + F("held_nanos")))
+    )
+    found: dict[int, list[tuple[str, Mapping[str, int]]]] = defaultdict(list)
+    for owner, model, calls, token_count, cost in rows:
+        found[owner].append((model, {"requests": calls, "tokens": int(token_count), "cost": int(cost)}))
+    return found
+
+
+def within(start: float, end: float) -> QuerySet[Any]:
+    """The usage records whose calls began in [start, end), bounded by id: the table is partitioned by it."""
+    # By name: apikeys knows nothing of relay but what every app may import.
+    records: QuerySet[Any] = apps.get_model("relay", "UsageRecord").objects.all()
+    return records.filter(pk__gte=first_id(start), pk__lt=first_id(end))
+
+
+def first_id(at: float) -> uuid.UUID:
+    """The smallest UUIDv7 of a moment."""
+    return uuid.UUID(int=max(0, int(at * 1000)) << 80)
+
+
+def ended_before(cut: float, records: QuerySet[Any]) -> QuerySet[Any]:
+    """Leave out calls that ended at `cut` or later. Only recent ones can have, so only those are computed."""
+    longest = settings.RELAY_TOTAL_TIMEOUT + settings.RELAY_DRAIN_SECONDS
+    moment = datetime.fromtimestamp(cut, UTC)
+    duration = ExpressionWrapper(
+        Coalesce(F("duration_ms"), Value(0)) * Value(timedelta(milliseconds=1), output_field=DurationField()),
+        output_field=DurationField(),
+    )
+    ended = ExpressionWrapper(F("created_at") + duration, output_field=DateTimeField())
+    ended_in_time = Q(pk__lt=first_id(cut - longest)) | Q(ended_at__lt=moment)
+    return records.alias(ended_at=ended).filter(ended_in_time)
