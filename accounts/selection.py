@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
-from accounts import health
+from accounts import health, quota
 from accounts.lineup import Candidate, Lineup, eligible, lineup, model_not_found
-from relay.call import Account, Call
+from relay.call import Account, Call, Demand
 from relay.errors import NoAccountAvailable, RelayError, UpstreamOverloaded
 from relay.state.base import Rest, Store
 
@@ -84,6 +85,7 @@ async def look(call: Call, found: Lineup, *, store: Store, now: float) -> Pictur
     return Picture(
         rests=await store.rests(now=now),
         in_flight=await store.in_flight([candidate.account.id for candidate in found.candidates], now=now),
+        spent=await quota.spent(store, found.candidates, call, now=now),
         pinned=pinned,
         tied=await tied_to(call, found, pinned, store=store, now=now),
     )
@@ -121,7 +123,7 @@ def decide(call: Call, found: Lineup, picture: Picture, *, now: float) -> Rankin
         taken.append(placed(candidate, picture, now=now, half_open=bool(rests)))
     if not taken:
         return last_resort(found, left, picture, now=now)
-    taken.sort()
+    taken.sort(key=itemgetter(0))
     return Ranking(
         accounts=tuple(candidate.account for _, candidate, _ in taken),
         reasons=(*((candidate.account.name, reason) for _, candidate, reason in taken), *refusals(found, left)),
@@ -217,16 +219,28 @@ def nobody(found: Lineup, left: list[LeftOut], *, now: float) -> RelayError:
     return error
 
 
-async def take(call: Call, account: Account, *, store: Store, now: float, ranking: Ranking | None = None) -> bool:
-    """Take the account for one attempt: its slot, its probe where it recovers, and the conversation's pin.
+async def take(
+    call: Call,
+    account: Account,
+    *,
+    store: Store,
+    now: float,
+    ranking: Ranking | None = None,
+    demand: Callable[[], Demand] | None = None,
+) -> bool:
+    """Take the account for one attempt: its slot, its limits, its probe where it recovers, and the conversation's pin.
 
-    Returns False where another call was faster. `free` gives the slot back.
+    Returns False where another call was faster. `free` gives the slot back, `quota.settle` what the limits hold;
+    `demand` (what the call may use on this account) is asked only where the account has limits on tokens or cost.
     """
     slots = 0 if call.origin == "operator" else account.slots
     if not await store.take_slot(account.id, call.id, slots=slots, now=now, lease=LEASE):
         return False
     models = ranking.recovering.get(account.id, ()) if ranking else ()
-    if models and ranking and ranking.half_open and not await goes_first(call, account, models, store=store, now=now):
+    first = not models or not ranking or not ranking.half_open
+    if not (first or await goes_first(call, account, models, store=store, now=now)) or not await quota.reserve(
+        call, account, store=store, demand=demand, now=now
+    ):
         await store.free_slot(account.id, call.id)
         return False
     health.expect_recovery(account.id, models)

@@ -12,6 +12,7 @@ from relay.call import Account, LimitRule
 from relay.state.snapshot import Snapshot
 
 TABLES = ("accounts_account", "accounts_account_groups", "accounts_accountgroup", "apikeys_limit")
+CONCURRENCY = "concurrency"
 
 
 def load_accounts() -> tuple[Account, ...]:
@@ -26,6 +27,9 @@ def account_of(row: models.Account) -> Account:
     kind = kinds().get(row.kind)
     if kind is None:
         faults.append(f"this Baton has no kind {row.kind!r}")
+    limits = [limit_rule(limit) for limit in row.limits.all()]
+    if any(rule.metric == CONCURRENCY and rule.amount < 1 for rule in limits):
+        faults.append("it has a limit of 0 calls at a time")
     return Account(
         id=row.pk,
         name=row.name,
@@ -36,7 +40,7 @@ def account_of(row: models.Account) -> Account:
         settings=mapping(row.settings, "settings", faults=faults),
         priority=row.priority,
         weight=max(1, row.weight),
-        slots=row.slots,
+        slots=min((*([row.slots] if row.slots else []), *at_a_time(limits)), default=0),
         proxy=readable_proxy(row, faults),
         model_map=model_map(row, faults),
         groups=frozenset(group.pk for group in row.groups.all()),
@@ -44,7 +48,7 @@ def account_of(row: models.Account) -> Account:
         expires_at=row.expires_at.timestamp() if row.expires_at else None,
         on_disconnect=row.on_disconnect,
         cooldowns=cooldowns(row, faults),
-        limits=tuple(limit_rule(limit) for limit in row.limits.all()),
+        limits=tuple(rule for rule in limits if rule.metric != CONCURRENCY),
         fault="; ".join(faults),
     )
 
@@ -88,6 +92,11 @@ def cooldowns(row: models.Account, faults: list[str]) -> dict[str, float]:
     except (TypeError, ValueError):
         faults.append("cooldowns holds something that is no number of seconds")
         return {}
+
+
+def at_a_time(limits: list[LimitRule]) -> list[int]:
+    """Limits on calls at a time are slots by another name."""
+    return [rule.amount for rule in limits if rule.metric == CONCURRENCY and rule.amount > 0]
 
 
 def limit_rule(limit: Any) -> LimitRule:

@@ -1,0 +1,109 @@
+"""Limits on upstream accounts: a used-up one leaves its account out; a call counts for the account that answered it.
+
+The same counters and arithmetic as the limits of keys; the reservation is the account's own, `<call id>@<account id>`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from accounts.lineup import Candidate
+from apikeys import seeding
+from apikeys.admission import LEASE, tokens_of, wanted
+from apikeys.rules import Counted, counted
+from relay.call import Account, Call, Demand, LimitRule, Record
+from relay.errors import InvalidRequest
+from relay.state.base import Hold, Refused, Store, Unseeded
+
+NANO = 10**9
+NOTHING: Mapping[int, tuple[str, float]] = {}
+
+# What this process has reserved on accounts for calls under way: call id -> account id -> holds.
+_held: dict[str, dict[int, tuple[Hold, ...]]] = {}
+
+
+def limits_of(account: Account, model: str, *, metered: bool) -> list[Counted]:
+    """The account's limits that count a call of this (requested) model."""
+    every = counted(("account", account.id), account.limits)
+    return [limit for limit in every if (metered or not limit.measured) and limit.matches(model)]
+
+
+async def spent(
+    store: Store, candidates: Iterable[Candidate], call: Call, *, now: float
+) -> Mapping[int, tuple[str, float]]:
+    """Return, by account id, why and until when (Unix seconds) a limit of the account is used up."""
+    limited = [candidate.account for candidate in candidates if candidate.account.limits]
+    if not limited:
+        return NOTHING
+    limits = {item.id: limits_of(item, call.envelope.model, metered=call.endpoint.metered) for item in limited}
+    used = await store.used([limit.counter(now)[0] for each in limits.values() for limit in each], now=now)
+    found: dict[int, tuple[str, float]] = {}
+    for account_id, each in limits.items():
+        over = [limit for limit in each if used.get(limit.counter(now)[0], 0) >= limit.cap]
+        if over:
+            last = max(over, key=lambda limit: limit.period(now).end)
+            found[account_id] = in_words(last.rule, last.period(now).end, now=now), last.period(now).end
+    return found
+
+
+def in_words(rule: LimitRule, end: float, *, now: float) -> str:
+    """A used-up limit as a reason: "its 5 USD per day are used up, for 3600 s more"."""
+    amount = f"{rule.amount / NANO:g} USD" if rule.metric == "cost" else f"{rule.amount} {rule.metric}"
+    if rule.per == "total":
+        return f"its {amount} in total are used up"
+    return f"its {amount} per {rule.per} are used up, for {math.ceil(end - now)} s more"
+
+
+async def reserve(
+    call: Call, account: Account, *, store: Store, demand: Callable[[], Demand] | None, now: float
+) -> bool:
+    """Hold the call's share of the account's limits until `settle`; False where one has nothing left."""
+    if not account.limits:
+        return True
+    limits = limits_of(account, call.envelope.model, metered=call.endpoint.metered)
+    try:
+        holds = wanted(limits, demand or no_estimate, at=call.created_at)
+    except InvalidRequest:  # a strict limit of the account, and a call without an upper bound
+        return False
+    owner = f"{call.id}@{account.id}"
+    try:
+        taken = await store.reserve(owner, holds, now=now, lease=LEASE)
+    except Unseeded:
+        await seeding.seed(store, [limit.rule for limit in limits], now=now)
+        taken = await store.reserve(owner, holds, now=now, lease=LEASE)
+    if isinstance(taken, Refused):
+        return False
+    _held.setdefault(call.id, {})[account.id] = holds
+    return True
+
+
+def no_estimate() -> Demand:
+    return Demand(tokens=0, cost=0, worst_tokens=0, worst_cost=0, unbounded="model")
+
+
+async def settle(call: Call, record: Record, *, store: Store, now: float) -> None:
+    """Count what the call used for the account that answered it, and one request for those that failed before it."""
+    for account_id, holds in _held.pop(call.id, {}).items():
+        answered = account_id == record.account_id
+        await store.settle(
+            f"{call.id}@{account_id}", holds, figures(holds, record, answered=answered), now=now, began=call.created_at
+        )
+
+
+async def settle_recovered(record: Record, *, accounts: Sequence[Account], store: Store, now: float) -> None:
+    """Count a dead process's call for its account, by the record that recovery made of its journal."""
+    account = next((item for item in accounts if item.id == record.account_id), None)
+    if account is None or not account.limits:
+        return
+    limits = limits_of(account, record.requested_model, metered=True)
+    holds = tuple(limit.hold(0, at=record.created_at) for limit in limits)
+    actual = figures(holds, record, answered=True)
+    await store.settle(f"{record.id}@{account.id}", holds, actual, now=now, began=record.created_at)
+
+
+def figures(holds: Sequence[Hold], record: Record, *, answered: bool) -> dict[str, int]:
+    amounts = {"requests": 1}
+    if answered:
+        amounts |= {"tokens": tokens_of(record), "cost": record.cost_nanos + record.held_nanos}
+    return {hold.counter: amounts.get(hold.metric, 0) for hold in holds}
