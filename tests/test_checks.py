@@ -1,0 +1,71 @@
+"""Reachable from other machines: only with a secret of one's own and without DEBUG."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from relay_site.checks import bound_hosts, dangers, is_loopback
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.parametrize("host", ["", "localhost", "127.0.0.1", "127.8.8.8", "::1"])
+def test_loopback(host: str) -> None:
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "baton.example", "localhost.example"])
+def test_reachable_from_elsewhere(host: str) -> None:
+    assert not is_loopback(host)
+
+
+@pytest.mark.parametrize(
+    "hosts, secrets, debug, count",
+    [
+        (["127.0.0.1"], ["default"], True, 0),
+        (["0.0.0.0"], ["mine"], False, 0),
+        (["0.0.0.0"], ["default"], False, 1),
+        (["0.0.0.0"], ["mine", "default"], False, 1),
+        (["0.0.0.0"], ["mine"], True, 1),
+        (["127.0.0.1", "::"], ["default"], True, 2),
+    ],
+)
+def test_what_is_refused(hosts: list[str], secrets: list[str], debug: bool, count: int) -> None:
+    assert len(dangers(hosts, secrets=secrets, default_secret="default", debug=debug)) == count
+
+
+def test_the_servers_own_command_line_counts() -> None:
+    assert bound_hosts("127.0.0.1:8000", ["uvicorn", "app", "--host", "0.0.0.0", "--port", "1"]) == [
+        "127.0.0.1",
+        "0.0.0.0",
+    ]
+    assert bound_hosts("[::1]:8000", ["daphne", "-b", "10.0.0.1", "app"]) == ["::1", "10.0.0.1"]
+    assert bound_hosts("127.0.0.1:8000", ["uvicorn", "--host=10.0.0.1"]) == ["127.0.0.1", "10.0.0.1"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["manage.py", "check"],
+        ["-m", "uvicorn", "relay_site.asgi:application", "--host", "0.0.0.0", "--port", "0"],
+        ["-m", "daphne", "-b", "0.0.0.0", "-p", "0", "relay_site.asgi:application"],
+    ],
+)
+def test_nothing_starts_in_the_open_with_the_default_secret(command: list[str], tmp_path: Path) -> None:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("RELAY_")}
+    bind = "0.0.0.0:8000" if command[0] == "manage.py" else "127.0.0.1:8000"
+    ended = subprocess.run(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env={**inherited, "RELAY_DATA_DIR": str(tmp_path), "RELAY_BIND": bind},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode != 0
+    assert "Listening on 0.0.0.0 needs a secret of your own" in ended.stderr
