@@ -96,8 +96,9 @@ Application = Callable[[Exchange], Awaitable[None]]
 class Connection(asyncio.Protocol):
     """One client connection; requests are answered one by one. A client that leaves cancels the application."""
 
-    def __init__(self, application: Application) -> None:
+    def __init__(self, application: Application, peers: set[Connection]) -> None:
         self._application = application
+        self._peers = peers
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
         self._waiting: deque[Exchange] = deque()
@@ -107,10 +108,12 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._peers.add(self)
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        self._peers.discard(self)
         self._writable.set()
         self._waiting.clear()
         if self._task:
@@ -198,7 +201,23 @@ def reason(status: int) -> bytes:
         return b"Overloaded" if status == 529 else b"Status"
 
 
-async def listen(application: Application, *, host: str, port: int) -> asyncio.Server:
+class Listener:
+    """A listening server and its connections."""
+
+    def __init__(self, server: asyncio.Server, peers: set[Connection]) -> None:
+        self._server = server
+        self._peers = peers
+        self.port: int = server.sockets[0].getsockname()[1]
+
+    def close(self) -> None:
+        """Stop listening and abort every connection."""
+        self._server.close()
+        for peer in tuple(self._peers):
+            peer.reset()
+
+
+async def listen(application: Application, *, host: str, port: int) -> Listener:
     """Return a listening server; port 0 picks a free one."""
+    peers: set[Connection] = set()
     loop = asyncio.get_running_loop()
-    return await loop.create_server(lambda: Connection(application), host, port, backlog=4096)
+    return Listener(await loop.create_server(lambda: Connection(application, peers), host, port, backlog=4096), peers)

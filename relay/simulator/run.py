@@ -15,7 +15,7 @@ import uvloop
 from relay.simulator.anthropic import Anthropic
 from relay.simulator.app import Simulator
 from relay.simulator.base import Dialect
-from relay.simulator.http import listen
+from relay.simulator.http import Listener, listen
 
 # Order matters where two vendors serve one path: the first that says it serves a request answers it.
 DIALECTS: tuple[Dialect, ...] = (Anthropic(),)
@@ -33,41 +33,36 @@ def run(*, host: str, port: int) -> None:
 
 
 async def serve(*, host: str, port: int) -> None:
-    server = await listen(Simulator(DIALECTS), host=host, port=port)
-    sys.stdout.write(f"listening on http://{host}:{port_of(server)}\n")
+    listener = await listen(Simulator(DIALECTS), host=host, port=port)
+    sys.stdout.write(f"listening on http://{host}:{listener.port}\n")
     sys.stdout.flush()
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     await stop.wait()
-    server.close()
-
-
-def port_of(server: asyncio.Server) -> int:
-    port: int = server.sockets[0].getsockname()[1]
-    return port
+    listener.close()
 
 
 @contextmanager
 def simulator() -> Iterator[str]:
     """Run one in a thread of this process on a free port; yields its base URL. For tests."""
     loop = uvloop.new_event_loop()
-    server = loop.run_until_complete(listen(Simulator(DIALECTS), host="127.0.0.1", port=0))
+    listener = loop.run_until_complete(listen(Simulator(DIALECTS), host="127.0.0.1", port=0))
     thread = threading.Thread(target=loop.run_forever, name="simulator", daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{port_of(server)}"
+        yield f"http://127.0.0.1:{listener.port}"
     finally:
-        asyncio.run_coroutine_threadsafe(shut(server), loop).result(timeout=10)
+        asyncio.run_coroutine_threadsafe(shut(listener), loop).result(timeout=10)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(timeout=10)
         loop.close()
 
 
-async def shut(server: asyncio.Server) -> None:
-    """Close the server and end what is still open."""
-    server.close()
+async def shut(listener: Listener) -> None:
+    """Close the listener and wait until the calls that it cancels have ended."""
     others = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in others:
-        task.cancel()
+    listener.close()
     await asyncio.gather(*others, return_exceptions=True)
+    # The transports report their end in the loop's next turn.
+    await asyncio.sleep(0.01)
