@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -29,7 +30,7 @@ def is_loopback(host: str) -> bool:
 def bound_hosts(bind: str, arguments: Sequence[str]) -> list[str]:
     """Where this process listens, by RELAY_BIND and by the server's own command line."""
     hosts = [urlsplit(f"//{bind}").hostname or ""]
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in pairwise([*arguments, ""]):
         option, equals, value = argument.partition("=")
         if option in BIND_OPTIONS:
             hosts.append(value if equals else following)

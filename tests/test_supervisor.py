@@ -65,7 +65,8 @@ class Supervised:
         wait_for(lambda: self.lines().count(line) >= times, seconds=20, what=f"{times} x {line!r} in {self.lines()}")
 
     def children(self) -> list[psutil.Process]:
-        return psutil.Process(self.process.pid).children(recursive=True)
+        children: list[psutil.Process] = psutil.Process(self.process.pid).children(recursive=True)
+        return children
 
 
 @pytest.fixture
