@@ -187,6 +187,7 @@ class Quantity:
     meter: str
     quantity: int
     model: str = ""
+    run: int = 0  # quantities of one further model run share a number: its price depends on its own whole input
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +204,8 @@ class Usage:
     output_tokens: int | None = None
     reasoning_tokens: int | None = None
     extra: tuple[Quantity, ...] = ()
+    # The longest prompt of one model run, where the counts add up several; None = they are of one run.
+    longest_prompt: int | None = None
     service_tier: str = ""
     speed: str = ""
     geo: str = ""

@@ -1,0 +1,112 @@
+"""From what a meter saw to the figures of a record, and from a request to what it may use at most."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from relay.call import Call, Demand, Outcome, Record, Usage, UsageSource
+from relay.pricing import UNITS, ModelPrice, PriceBook, cost
+
+BYTES_PER_TOKEN = 4
+# A bound is one line, the bill may be several, each rounded to the nearest nano-dollar.
+ROUNDING_SLACK = 8
+
+
+def book(
+    record: Record, outcome: Outcome, *, prices: PriceBook, provider: str, now: float, request_bytes: int = 0
+) -> None:
+    """Fill counts, lines, cost and where they come from. May be asked again: it replaces what it had filled.
+
+    Prices are those of the call's start. `request_bytes` stands in for an input that nobody reported.
+    """
+    usage = _with_estimated_input(outcome, request_bytes)
+    bill = cost(
+        usage,
+        models=_names(outcome.response_model, record.upstream_model),
+        provider=provider,
+        book=prices,
+        at=record.created_at,
+    )
+    record.usage_source = outcome.source.value
+    record.input_tokens = usage.input_tokens
+    record.cache_read_input_tokens = usage.cache_read_input_tokens
+    record.cache_creation_5m_input_tokens = usage.cache_creation_5m_input_tokens
+    record.cache_creation_1h_input_tokens = usage.cache_creation_1h_input_tokens
+    record.output_tokens = usage.output_tokens
+    record.reasoning_tokens = usage.reasoning_tokens
+    record.lines = list(bill.lines)
+    record.cost_nanos = bill.cost
+    record.unpriced = bill.unpriced
+    record.price_version = bill.version
+    record.flags = list(dict.fromkeys((*record.flags, *usage.flags)))
+    record.provider_usage = usage.raw.decode("utf-8", "replace")
+    record.service_tier = usage.service_tier
+    record.response_model = outcome.response_model
+    record.response_id = outcome.response_id
+    if outcome.time_to_first_token is not None:
+        record.time_to_first_token_ms = round(outcome.time_to_first_token * 1000)
+
+
+def _names(response_model: str, upstream_model: str) -> tuple[str, str]:
+    """The names to price by, best first: what answered, unless what was asked for says the same and more, such as
+    the region that a Bedrock id begins with."""
+    if response_model and response_model in upstream_model:
+        return upstream_model, response_model
+    return response_model, upstream_model
+
+
+def _with_estimated_input(outcome: Outcome, request_bytes: int) -> Usage:
+    usage = outcome.usage
+    if outcome.source is not UsageSource.ESTIMATED or usage.input_tokens is not None or not request_bytes:
+        return usage
+    return replace(usage, input_tokens=max(1, request_bytes // BYTES_PER_TOKEN))
+
+
+def demand(call: Call, *, prices: PriceBook, provider: str, model: str) -> Demand:
+    """What the call may use: an estimate, and the worst case at the dearest rate that could apply."""
+    if not call.endpoint.metered:
+        return Demand(tokens=0, cost=0, worst_tokens=0, worst_cost=0)
+    envelope, price = call.envelope, prices.find(provider, model)
+    tokens = max(1, len(call.body) // BYTES_PER_TOKEN)
+    estimate = _priced(tokens, price, at=call.created_at)
+    window = price.context_window if price is not None else None
+    input_bound = len(call.body) + envelope.hidden_input_tokens if envelope.inline_text else window
+    asked = envelope.max_output_tokens
+    output_bound = window if asked is None else min(asked, window or asked)
+    unbounded = next(iter(envelope.unbounded), "")
+    if not unbounded and input_bound is None:
+        unbounded = f"content that is not inline text (the context window of {model} is not known)"
+    if not unbounded and output_bound is None:
+        unbounded = "max_tokens (missing)"
+    worst_cost = _worst_cost(price, call, input_bound or 0, output_bound or 0)
+    if not unbounded and worst_cost is None:
+        unbounded = f"model ({model} has no price)"
+    return Demand(
+        tokens=tokens,
+        cost=estimate,
+        worst_tokens=(input_bound or 0) + (output_bound or 0),
+        worst_cost=worst_cost or 0,
+        unbounded=unbounded,
+    )
+
+
+def _priced(tokens: int, price: ModelPrice | None, *, at: float) -> int:
+    if price is None:
+        return 0
+    rate = price.rate("input_tokens", usage=Usage(), whole_input=tokens, at=at)
+    return math.ceil(tokens * rate.rate / UNITS) if rate is not None else 0
+
+
+def _worst_cost(price: ModelPrice | None, call: Call, input_bound: int, output_bound: int) -> int | None:
+    """Nano-dollars that the call can't exceed; None where its model has no price."""
+    if price is None:
+        return None
+    at, ruled_out = call.created_at, call.envelope.ruled_out
+    rates = [
+        price.dearest(kind, whole_input=input_bound, at=at, ruled_out=ruled_out)
+        for kind in ("input_tokens", "output_tokens")
+    ]
+    if rates[0] is None or rates[1] is None:
+        return None
+    return -(-(input_bound * rates[0] + output_bound * rates[1]) // UNITS) + ROUNDING_SLACK

@@ -1,0 +1,285 @@
+"""What usage costs, in integer nano-dollars. Pure: prices are values, names are resolved by what is passed in."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+
+from relay.call import Line, Quantity, Usage
+
+UNITS = 1_000_000  # every rate is for so many units
+# What vendors call the plain tier, speed or place: priced as standard unless a price row carries that very name.
+STANDARD = frozenset({"", "standard", "default", "auto", "on_demand", "global", "not_available"})
+WINDOW = re.compile(r"^(\d\d):(\d\d)-(\d\d):(\d\d)$")  # a tier that holds at these hours, UTC
+MAX_VERSION = 60  # characters of the record's column
+CACHED_NAMES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """One version of one rate: nano-dollars per million units, from `start` up to `end` (Unix seconds).
+
+    `own` marks what a person set: it goes before what the catalogue says.
+    """
+
+    id: int
+    provider: str
+    model: str
+    meter: str
+    rate: int
+    tier: str = ""
+    above: int = 0
+    start: float = 0.0
+    end: float = math.inf
+    own: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the catalogue knows of a name: the id and provider that its prices stand under, how long a prompt can be."""
+
+    model: str
+    provider: str
+    context_window: int | None = None
+
+
+Resolve = Callable[[str, str], Known | None]
+
+
+def _nothing(provider: str, model: str) -> Known | None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """Priced lines and what names the prices; `unpriced` = a line has none."""
+
+    lines: tuple[Line, ...] = ()
+    cost: int = 0
+    unpriced: bool = False
+    version: str = ""
+
+
+def line_cost(quantity: int, rate: int) -> int:
+    """`quantity` units at `rate`, in nano-dollars, rounded half to even."""
+    whole, rest = divmod(quantity * rate, UNITS)
+    return whole + (rest * 2 > UNITS or (rest * 2 == UNITS and whole % 2 == 1))
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPrice:
+    """Every rate that can apply to one model. Layers of a (meter, tier): the first that holds at a time counts."""
+
+    model: str
+    layers: dict[tuple[str, str], tuple[tuple[Rate, ...], ...]]
+    context_window: int | None = None
+    tiers: frozenset[str] = frozenset()
+    windows: tuple[str, ...] = ()
+
+    def rate(self, meter: str, *, usage: Usage, whole_input: int, at: float) -> Rate | None:
+        """The rate of one meter for a call that used this; None = no price known."""
+        tier = self.tier_of(usage)
+        for window in self.windows if not tier else ():
+            if in_window(window, at) and (found := self._pick(meter, window, whole_input, at)) is not None:
+                return found
+        found = self._pick(meter, tier, whole_input, at)
+        if found is None and tier and (tier in self.tiers or not meter.endswith("_tokens")):
+            # A tier's prices are differences: what it does not name costs what it always does.
+            found = self._pick(meter, "", whole_input, at)
+        return found
+
+    def tier_of(self, usage: Usage) -> str:
+        """The price tier that service tier, speed and place make together, such as "fast+us"; "" = standard."""
+        if not (usage.service_tier or usage.speed or usage.geo):
+            return ""
+        names = {name.lower() for name in (usage.service_tier, usage.speed, usage.geo)}
+        return "+".join(sorted(name for name in names if name not in STANDARD or (name and name in self.tiers)))
+
+    def dearest(self, kind: str, *, whole_input: int, at: float, ruled_out: Sequence[str] = ()) -> int | None:
+        """The highest rate that a token meter ending in `kind` can have; None = no price known."""
+        rates = [
+            found.rate
+            for meter, tier in self.layers
+            if meter.endswith(kind) and not set(tier.split("+")) & set(ruled_out)
+            if (found := self._pick(meter, tier, whole_input, at)) is not None
+        ]
+        return max(rates, default=None)
+
+    def _pick(self, meter: str, tier: str, whole_input: int, at: float) -> Rate | None:
+        best: Rate | None = None
+        for rows in self.layers.get((meter, tier), ()):
+            based, found = False, None
+            for row in rows:
+                if not row.start <= at < row.end:
+                    continue
+                based = based or row.above == 0
+                fits = row.above == 0 or whole_input > row.above
+                if fits and (found is None or (row.above, row.start) > (found.above, found.start)):
+                    found = row
+            if found is not None and (best is None or found.above > best.above):
+                best = found
+            if based:
+                break  # whoever sets a base rate sets the whole ladder
+        return best
+
+
+class PriceBook:
+    """All prices, looked up by provider and model: the exact name, then patterns, then the catalogue's own names."""
+
+    def __init__(self, rates: Iterable[Rate] = (), *, resolve: Resolve = _nothing) -> None:
+        self._exact: dict[tuple[str, str], list[Rate]] = {}
+        self._patterns: dict[str, list[Rate]] = {}
+        self._resolve = resolve
+        self._found: dict[tuple[str, str], ModelPrice | None] = {}
+        for rate in rates:
+            if "*" in rate.model:
+                self._patterns.setdefault(rate.provider, []).append(rate)
+            else:
+                self._exact.setdefault((rate.provider, rate.model), []).append(rate)
+
+    def find(self, provider: str, model: str) -> ModelPrice | None:
+        """What is known of a model, None if there is no price row for it under any name."""
+        key = (provider, model)
+        try:
+            return self._found[key]
+        except KeyError:
+            pass
+        if len(self._found) >= CACHED_NAMES:  # names come from clients
+            self._found.clear()
+        found = self._found[key] = self._look_up(provider, model)
+        return found
+
+    def output_rate(self, provider: str, model: str, *, now: float) -> int | None:
+        """Nano-dollars for a million output tokens, None if unknown: to tell cheap models from dear ones."""
+        price = self.find(provider, model)
+        found = price.rate("output_tokens", usage=Usage(), whole_input=0, at=now) if price is not None else None
+        return found.rate if found is not None else None
+
+    def _look_up(self, provider: str, model: str) -> ModelPrice | None:
+        known = self._resolve(provider, model)
+        patterns = [rate for rate in self._patterns.get(provider, ()) if fnmatchcase(model, rate.model)]
+        groups = [*_by_owner(self._exact.get((provider, model), []))]
+        for pattern in sorted({rate.model for rate in patterns}, key=lambda text: (-len(text), text)):
+            groups += _by_owner([rate for rate in patterns if rate.model == pattern])
+        if known is not None and (known.provider, known.model) != (provider, model):
+            # The provider's own row under the catalogue's id goes before the row of the vendor it resells.
+            for owner in dict.fromkeys((provider, known.provider)):
+                groups += _by_owner(self._exact.get((owner, known.model), []))
+        if not any(groups):
+            return None
+        layers: dict[tuple[str, str], list[tuple[Rate, ...]]] = {}
+        for group in groups:
+            for key in dict.fromkeys((rate.meter, rate.tier) for rate in group):
+                rows = tuple(rate for rate in group if (rate.meter, rate.tier) == key)
+                layers.setdefault(key, []).append(rows)
+        tiers = frozenset(tier for _, tier in layers if tier)
+        return ModelPrice(
+            model=known.model if known is not None else model,
+            layers={key: tuple(rows) for key, rows in layers.items()},
+            context_window=known.context_window if known is not None else None,
+            tiers=tiers,
+            windows=tuple(sorted(tier for tier in tiers if WINDOW.match(tier))),
+        )
+
+
+def _by_owner(rates: list[Rate]) -> list[list[Rate]]:
+    """A person's rows before the catalogue's."""
+    return [[rate for rate in rates if rate.own], [rate for rate in rates if not rate.own]]
+
+
+def in_window(window: str, at: float) -> bool:
+    """Whether a time of day, UTC, lies in "HH:MM-HH:MM", which may run over midnight."""
+    parts = WINDOW.match(window)
+    if parts is None:
+        return False
+    moment = datetime.fromtimestamp(at, UTC)
+    start, end = int(parts[1]) * 60 + int(parts[2]), int(parts[3]) * 60 + int(parts[4])
+    minute = moment.hour * 60 + moment.minute
+    return start <= minute < end if start <= end else minute >= start or minute < end
+
+
+@dataclass(slots=True)
+class _Billing:
+    usage: Usage
+    at: float
+    lines: list[Line] = field(default_factory=list)
+    rows: set[int] = field(default_factory=set)
+
+    def add(self, item: Quantity, price: ModelPrice | None, *, whole_input: int) -> None:
+        if not item.quantity:
+            return
+        usage = self.usage
+        found = price.rate(item.meter, usage=usage, whole_input=whole_input, at=self.at) if price is not None else None
+        if found is not None:
+            self.rows.add(found.id)
+        self.lines.append(
+            Line(
+                meter=item.meter,
+                quantity=item.quantity,
+                model=item.model,
+                tier=_special(usage.service_tier),
+                speed=_special(usage.speed),
+                geo=_special(usage.geo),
+                rate=found.rate if found is not None else None,
+                cost=line_cost(item.quantity, found.rate) if found is not None else 0,
+                price=found.id if found is not None else None,
+            )
+        )
+
+
+def cost(usage: Usage, *, models: Sequence[str], provider: str, book: PriceBook, at: float) -> Bill:
+    """Price what a call used. `models` are the names that its model goes by, best first: the first one with prices
+    counts. Thresholds are judged on the whole input of a model run, cached tokens included."""
+    names = [name for name in models if name]
+    name = next((name for name in names if book.find(provider, name) is not None), names[0] if names else "")
+    billing = _Billing(usage, at)
+    own = [*_counts(usage, name), *(item for item in usage.extra if not item.run)]
+    for run in sorted({item.run for item in usage.extra} | {0}):
+        items = [item for item in usage.extra if item.run == run] if run else own
+        whole_input = _whole_input(items)
+        if not run and usage.longest_prompt is not None:
+            whole_input = usage.longest_prompt
+        for item in items:
+            item = item if item.model else Quantity(item.meter, item.quantity, name)
+            billing.add(item, book.find(provider, item.model), whole_input=whole_input)
+    return Bill(
+        lines=tuple(billing.lines),
+        cost=sum(line.cost for line in billing.lines),
+        unpriced=any(line.rate is None for line in billing.lines),
+        version=version_of(billing.rows),
+    )
+
+
+def _counts(usage: Usage, model: str) -> list[Quantity]:
+    return [
+        Quantity("input_tokens", usage.input_tokens or 0, model),
+        Quantity("cache_read_input_tokens", usage.cache_read_input_tokens or 0, model),
+        Quantity("cache_creation_5m_input_tokens", usage.cache_creation_5m_input_tokens or 0, model),
+        Quantity("cache_creation_1h_input_tokens", usage.cache_creation_1h_input_tokens or 0, model),
+        Quantity("output_tokens", usage.output_tokens or 0, model),
+    ]
+
+
+def _whole_input(items: Iterable[Quantity]) -> int:
+    return sum(item.quantity for item in items if item.meter.endswith("input_tokens"))
+
+
+def _special(name: str) -> str:
+    return "" if name.lower() in STANDARD else name
+
+
+def version_of(rows: Iterable[int]) -> str:
+    """Name the price rows that were used: their ids, runs of them as "first-last"."""
+    parts: list[list[int]] = []
+    for row in sorted(rows):
+        if parts and row == parts[-1][1] + 1:
+            parts[-1][1] = row
+        else:
+            parts.append([row, row])
+    text = "+".join(str(first) if first == last else f"{first}-{last}" for first, last in parts)
+    # Each line names its row as well; a version that does not fit is cut at a whole part.
+    return text if len(text) <= MAX_VERSION else text[: MAX_VERSION - 3].rpartition("+")[0] + "+.."
