@@ -88,6 +88,9 @@ class UsageRecord(models.Model):
         indexes: ClassVar = [
             models.Index(fields=["key_id", "-id"], name="usage_by_key"),
             models.Index(fields=["account_id", "-id"], name="usage_by_account"),
+            models.Index(fields=["team_id", "-id"], name="usage_by_team"),
+            models.Index(fields=["requested_model", "-id"], name="usage_by_model"),
+            models.Index(fields=["status", "-id"], name="usage_not_ok", condition=~models.Q(status="ok")),
             models.Index(fields=["response_id"], name="usage_by_response", condition=~models.Q(response_id="")),
             models.Index(fields=["-id"], name="usage_unpriced", condition=models.Q(unpriced=True)),
         ]
@@ -181,6 +184,17 @@ class UsageDay(RollUp):
 
     def __str__(self) -> str:
         return f"{self.day} {self.key_name} {self.model}"
+
+
+class RetentionFloor(models.Model):
+    """Records before this time were dropped. Their roll-ups stay as they are: nothing can recompute them any more."""
+
+    before = models.DateTimeField()
+    records = models.BigIntegerField(default=0)
+    at = models.DateTimeField(auto_now_add=True)
+
+    def __str__(self) -> str:
+        return f"before {self.before:%Y-%m-%d}: {self.records} records"
 
 
 class RollUpMark(models.Model):
