@@ -25,7 +25,7 @@ IN_A_ROW = 3
 AFTER_SOME = frozenset({"5xx", "timeout"})  # one failure is chance, three in a row are not
 ACCOUNT_WIDE = frozenset({"credential"})  # the others rest one model on the account
 NAMES_ITS_END = frozenset({"429"})
-BY_HAND = "ended by hand"
+BY_HAND = events.BY_HAND
 CAUSES = {"credential": "its credential or balance was rejected", "model": "saying that it lacks the model"}
 
 # What this process expects to recover: (account id, model) of the calls under way on a rest that ended.
@@ -99,10 +99,10 @@ async def succeeded(store: Store, account: Account, model: str, *, now: float) -
             events.recovered(account.id, account.name, rested, cause="a call succeeded", now=now)
 
 
-async def wake(store: Store, account: Account, *, model: str | None = None, now: float) -> None:
-    """End the rests of an account by hand: one model's ("" = the account's own), or all (None)."""
-    await store.clear_rest(account.id, model)
-    events.recovered(account.id, account.name, model or "", cause=BY_HAND, now=now)
+async def wake(store: Store, account_id: int, account_name: str, *, now: float) -> None:
+    """End all rests of an account by hand. The human switch is another matter: nothing here turns it."""
+    await store.clear_rest(account_id)
+    events.recovered(account_id, account_name, "", cause=BY_HAND, now=now)
 
 
 def expect_recovery(account_id: int, models: Iterable[str]) -> None:

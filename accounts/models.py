@@ -86,6 +86,7 @@ class AccountEvent(models.Model):
     cause = models.CharField(max_length=200, blank=True)
     until = models.DateTimeField(null=True, blank=True)
     http_status = models.PositiveSmallIntegerField(null=True, blank=True)
+    named = models.BooleanField(default=False)  # the upstream named `until`; otherwise it is Baton's guess
 
     class Meta:
         ordering: ClassVar = ["-at"]

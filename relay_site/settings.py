@@ -187,6 +187,18 @@ CONTENT_SECURITY_POLICY = {
     }
 }
 
+# --- Mail: only to admins, about what needs a person; none without ADMIN_EMAILS -----------------------
+
+ADMINS = [(address, address) for address in env("ADMIN_EMAILS").split(",") if address]
+EMAIL_HOST = env("EMAIL_HOST", "localhost")
+EMAIL_PORT = int(env("EMAIL_PORT") or 25)
+EMAIL_HOST_USER = env("EMAIL_HOST_USER")
+EMAIL_HOST_PASSWORD = env("EMAIL_HOST_PASSWORD")
+EMAIL_USE_TLS = env_bool("EMAIL_USE_TLS")
+EMAIL_TIMEOUT = 20
+SERVER_EMAIL = DEFAULT_FROM_EMAIL = env("EMAIL_FROM", "baton@localhost")
+EMAIL_SUBJECT_PREFIX = "[Baton] "
+
 # --- Time, static files, cache, logs ---------------------------------------------------------------
 
 LANGUAGE_CODE = "en-us"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from accounts import health, selection
+from accounts import events, health, quota, selection
 from relay.call import Account, BindingRule, Call, Endpoint, Envelope, Key, new_call_id
 
 NOW = 1_800_000_000.0
@@ -52,3 +52,5 @@ def forget() -> None:
     selection.LAST_USED.clear()
     health._recovering.clear()
     health._failing.clear()
+    events._noted.clear()
+    quota._held.clear()
