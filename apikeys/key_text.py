@@ -9,7 +9,7 @@ from typing import Any
 
 from django.utils import timezone
 
-from relay.providers import FAMILIES
+from apikeys.models import family_choices
 
 
 class KeyTextError(ValueError):
@@ -18,9 +18,10 @@ class KeyTextError(ValueError):
 
 def families_of(words: Iterable[str]) -> list[str]:
     found = list(dict.fromkeys(words))
+    known = [family for family, _ in family_choices()]
     for word in found:
-        if word not in FAMILIES:
-            raise KeyTextError(f"provider {word!r} is unknown; choose of {', '.join(FAMILIES)}.")
+        if word not in known:
+            raise KeyTextError(f"provider {word!r} is unknown; choose of {', '.join(known)}.")
     return found
 
 
