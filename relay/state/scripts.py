@@ -1,0 +1,183 @@
+"""The Lua scripts of the Redis store: each one is one atomic step and one round trip.
+
+Amounts come as strings and go to INCRBY and DECRBY as they came: Lua's own numbers are doubles, exact up to 2^53, which
+no limit exceeds. `now` comes from the caller, so lives are given in seconds from now.
+"""
+
+from __future__ import annotations
+
+# KEYS: generation, reservation, then one counter a hold.
+# ARGV: generation, now, lease end, owner, life of a reservation, then five a hold: kind, amount, need, cap, life.
+# Returns {0, standing ...}, {1, index of the hold that did not fit, used}, or {2, the store's generation}.
+RESERVE = """
+local generation = redis.call('GET', KEYS[1]) or ''
+if generation == '' or generation ~= ARGV[1] then return {2, generation} end
+local known = redis.call('EXISTS', KEYS[2]) == 1
+local standing = {0}
+for i = 3, #KEYS do
+  local a = 6 + (i - 3) * 5
+  local used
+  if ARGV[a] == 'c' then
+    redis.call('ZREMRANGEBYSCORE', KEYS[i], '-inf', ARGV[2])
+    used = redis.call('ZCARD', KEYS[i])
+  else
+    used = tonumber(redis.call('GET', KEYS[i]) or '0')
+  end
+  if not known and used + tonumber(ARGV[a + 2]) > tonumber(ARGV[a + 3]) then
+    return {1, i - 3, string.format('%.0f', used)}
+  end
+  standing[i - 1] = string.format('%.0f', used)
+end
+if known then return standing end
+for i = 3, #KEYS do
+  local a = 6 + (i - 3) * 5
+  if ARGV[a] == 'c' then
+    redis.call('ZADD', KEYS[i], ARGV[3], ARGV[4])
+    redis.call('EXPIRE', KEYS[i], ARGV[5])
+    redis.call('HSET', KEYS[2], KEYS[i], 'c')
+    standing[i - 1] = string.format('%.0f', standing[i - 1] + 1)
+  else
+    local fresh = redis.call('EXISTS', KEYS[i]) == 0
+    standing[i - 1] = string.format('%.0f', redis.call('INCRBY', KEYS[i], ARGV[a + 1]))
+    if fresh and ARGV[a + 4] ~= '0' then redis.call('EXPIRE', KEYS[i], ARGV[a + 4]) end
+    redis.call('HSET', KEYS[2], KEYS[i], ARGV[a + 1])
+  end
+end
+redis.call('EXPIRE', KEYS[2], ARGV[5])
+return standing
+"""
+
+# KEYS: reservation, mark of a late settlement, seeds.
+# ARGV: owner, now, began ('' = none), life of the mark, then five a hold: counter, kind, limit, amount used, life.
+SETTLE = """
+local held = {}
+local fields = redis.call('HGETALL', KEYS[1])
+for i = 1, #fields, 2 do held[fields[i]] = fields[i + 1] end
+redis.call('DEL', KEYS[1])
+local used = {}
+for i = 5, #ARGV, 5 do used[ARGV[i]] = ARGV[i + 3] end
+for counter, amount in pairs(held) do
+  if amount == 'c' then
+    redis.call('ZREM', counter, ARGV[1])
+  elseif redis.call('EXISTS', counter) == 1 then
+    redis.call('DECRBY', counter, amount)
+    if redis.call('INCRBY', counter, used[counter] or '0') < 0 then redis.call('SET', counter, '0', 'KEEPTTL') end
+  end
+end
+if ARGV[3] == '' or redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
+local late = 0
+for i = 5, #ARGV, 5 do
+  if ARGV[i + 1] == 'n' and not held[ARGV[i]] and ARGV[i + 4] ~= '-' then
+    local cut = tonumber(redis.call('HGET', KEYS[3], ARGV[i + 2]) or '')
+    if cut and tonumber(ARGV[3]) < cut and cut <= tonumber(ARGV[2]) then
+      local fresh = redis.call('EXISTS', ARGV[i]) == 0
+      redis.call('INCRBY', ARGV[i], ARGV[i + 3])
+      if fresh and ARGV[i + 4] ~= '0' then redis.call('EXPIRE', ARGV[i], ARGV[i + 4]) end
+      late = late + 1
+    end
+  end
+end
+if late > 0 then redis.call('SET', KEYS[2], '1', 'EX', ARGV[4]) end
+return late
+"""
+
+# Puts a live reservation back into a store that lost it, without asking whether it fits.
+# KEYS: generation, seeds, reservation.
+# ARGV: generation, owner, lease end, life of a reservation, then five a hold: counter, kind, limit, amount, life.
+RESTORE = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+for i = 5, #ARGV, 5 do
+  if redis.call('HEXISTS', KEYS[3], ARGV[i]) == 0 then
+    if ARGV[i + 1] == 'c' then
+      redis.call('ZADD', ARGV[i], ARGV[3], ARGV[2])
+      redis.call('EXPIRE', ARGV[i], ARGV[4])
+      redis.call('HSET', KEYS[3], ARGV[i], 'c')
+    elseif ARGV[i + 4] ~= '-' and redis.call('HEXISTS', KEYS[2], ARGV[i + 2]) == 1 then
+      local fresh = redis.call('EXISTS', ARGV[i]) == 0
+      redis.call('INCRBY', ARGV[i], ARGV[i + 3])
+      if fresh and ARGV[i + 4] ~= '0' then redis.call('EXPIRE', ARGV[i], ARGV[i + 4]) end
+      redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 3])
+    end
+  end
+end
+if redis.call('EXISTS', KEYS[3]) == 1 then redis.call('EXPIRE', KEYS[3], ARGV[4]) end
+return 1
+"""
+
+# KEYS: generation, seeds. ARGV: generation, then five a counter: limit, cut, counter, value, life.
+# One limit may have several counters; whoever seeds a limit first seeds all of them.
+SEED = """
+local generation = redis.call('GET', KEYS[1]) or ''
+if generation == '' then redis.call('SET', KEYS[1], ARGV[1]) elseif generation ~= ARGV[1] then return 0 end
+local mine = {}
+for i = 2, #ARGV, 5 do
+  local limit = ARGV[i]
+  if mine[limit] == nil then mine[limit] = redis.call('HSETNX', KEYS[2], limit, ARGV[i + 1]) == 1 end
+  if mine[limit] and ARGV[i + 2] ~= '' then
+    if ARGV[i + 4] == '0' then
+      redis.call('SET', ARGV[i + 2], ARGV[i + 3])
+    else
+      redis.call('SET', ARGV[i + 2], ARGV[i + 3], 'EX', ARGV[i + 4])
+    end
+  end
+end
+return 1
+"""
+
+# KEYS: counters. ARGV: signed amounts.
+ADJUST = """
+for i = 1, #KEYS do
+  if redis.call('EXISTS', KEYS[i]) == 1 and redis.call('INCRBY', KEYS[i], ARGV[i]) < 0 then
+    redis.call('SET', KEYS[i], '0', 'KEEPTTL')
+  end
+end
+return 1
+"""
+
+# KEYS: leases. ARGV: owner, now, lease end, slots (0 = unlimited), life.
+TAKE_SLOT = """
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ARGV[2])
+local full = tonumber(ARGV[4]) > 0 and redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[4])
+if full and not redis.call('ZSCORE', KEYS[1], ARGV[1]) then return 0 end
+redis.call('ZADD', KEYS[1], ARGV[3], ARGV[1])
+redis.call('EXPIRE', KEYS[1], ARGV[5])
+return 1
+"""
+
+# KEYS: rests, probes. ARGV: place, now, until, named (0 or 1), the rest as JSON.
+REST = """
+redis.call('HDEL', KEYS[2], ARGV[1])
+local old = redis.call('HGET', KEYS[1], ARGV[1])
+if old then
+  old = cjson.decode(old)
+  local named, was = tonumber(ARGV[4]), old.named and 1 or 0
+  local better = old['until'] <= tonumber(ARGV[2]) or named > was
+  if not better and not (named == was and tonumber(ARGV[3]) >= old['until']) then return 0 end
+end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[5])
+return 1
+"""
+
+# KEYS: rests, probes. ARGV: place, now, owner, end of the probe.
+TAKE_PROBE = """
+local rest = redis.call('HGET', KEYS[1], ARGV[1])
+if not rest then return 1 end
+if cjson.decode(rest)['until'] > tonumber(ARGV[2]) then return 0 end
+local probe = redis.call('HGET', KEYS[2], ARGV[1])
+if probe then
+  probe = cjson.decode(probe)
+  if probe['until'] > tonumber(ARGV[2]) and probe.owner ~= ARGV[3] then return 0 end
+end
+redis.call('HSET', KEYS[2], ARGV[1], cjson.encode({owner = ARGV[3], ['until'] = tonumber(ARGV[4])}))
+return 1
+"""
+
+# KEYS: conversation. ARGV: now, its new end, life in milliseconds. Returns the account, 0 without one.
+AFFINITY = """
+local found = redis.call('GET', KEYS[1])
+if not found then return 0 end
+local account, ends = string.match(found, '^(%d+) (.+)$')
+if tonumber(ends) <= tonumber(ARGV[1]) then return 0 end
+redis.call('SET', KEYS[1], account .. ' ' .. ARGV[2], 'PX', ARGV[3])
+return tonumber(account)
+"""
