@@ -32,7 +32,7 @@ SERVERS: Mapping[str, Callable[[int], list[str]]] = {
         *("uvicorn", "relay_site.asgi:application", "--host", "127.0.0.1", "--port", str(port)),
         *("--no-access-log", "--no-proxy-headers", "--no-server-header", "--timeout-graceful-shutdown", "10"),
     ],
-    "daphne": lambda port: ["daphne", "-b", "127.0.0.1", "-p", str(port), "relay_site.asgi:application"],
+    "daphne": lambda port: ["daphne", "-v", "0", "-b", "127.0.0.1", "-p", str(port), "relay_site.asgi:application"],
 }
 T = TypeVar("T")
 
@@ -133,6 +133,7 @@ class Server(Process):
     def __init__(self, *, kind: str, folder: Path, data: Path, env: Mapping[str, str]) -> None:
         self.kind = kind
         self.data = data
+        (data / "static").mkdir(parents=True, exist_ok=True)
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         super().__init__(
