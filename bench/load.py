@@ -223,7 +223,8 @@ async def run(options: Any) -> None:
     gc.freeze()
     gc.disable()
     if options.mode == "leave":
-        print(json.dumps({"left": await load.leave(calls=options.calls, how=options.how)}), flush=True)
+        left = await load.leave(calls=options.calls, how=options.how)
+        print(json.dumps({"left": left, "done": len(left)}), flush=True)
         return
     if options.mode == "closed":
         seconds = await load.closed_loop(clients=options.clients, calls=options.calls)

@@ -9,6 +9,7 @@ REPLY_BYTES = 888
 REQUEST_BYTES = 4096
 EVENT_BYTES = 130
 INPUT_TOKENS = 25
+REPLY_TOKENS = 150
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,11 @@ class Scenario:
     interval: float = 0.0
     ends: bool = True  # False: the upstream falls silent after the first events
     speaks: bool = True  # False: the upstream does not even send headers
+
+    @property
+    def output_tokens(self) -> int:
+        """What the provider reports for a whole answer; nothing is relayed of one that does not end."""
+        return (self.deltas if self.stream else REPLY_TOKENS) if self.ends else 0
 
     @property
     def events(self) -> int:
@@ -65,7 +71,7 @@ def reply_body(scenario: Scenario) -> bytes:
 
     def body(text: str) -> bytes:
         value = {**message(scenario), "content": [{"type": "text", "text": text}], "stop_reason": "end_turn"}
-        return json.dumps({**value, "usage": usage(150)}, separators=(",", ":")).encode()
+        return json.dumps({**value, "usage": usage(REPLY_TOKENS)}, separators=(",", ":")).encode()
 
     return body("x" * (REPLY_BYTES - len(body(""))))
 
