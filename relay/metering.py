@@ -9,6 +9,7 @@ from relay.call import Call, Demand, Outcome, Record, Usage, UsageSource
 from relay.pricing import UNITS, ModelPrice, PriceBook, cost
 
 BYTES_PER_TOKEN = 4
+ESTIMATES = frozenset({UsageSource.PARTIAL, UsageSource.ESTIMATED})
 # A bound is one line, the bill may be several, each rounded to the nearest nano-dollar.
 ROUNDING_SLACK = 8
 
@@ -58,7 +59,13 @@ def _names(response_model: str, upstream_model: str) -> tuple[str, str]:
 
 def _with_estimated_input(outcome: Outcome, request_bytes: int) -> Usage:
     usage = outcome.usage
-    if outcome.source is not UsageSource.ESTIMATED or usage.input_tokens is not None or not request_bytes:
+    known = (
+        usage.input_tokens,
+        usage.cache_read_input_tokens,
+        usage.cache_creation_5m_input_tokens,
+        usage.cache_creation_1h_input_tokens,
+    )
+    if outcome.source not in ESTIMATES or any(count is not None for count in known) or not request_bytes:
         return usage
     return replace(usage, input_tokens=max(1, request_bytes // BYTES_PER_TOKEN))
 

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from django.db import transaction
+from django.db import models, transaction
 
 from relay import price_catalogue
 from relay.models import Price
 from relay.price_catalogue import EPOCH, SOURCE, Listed
+from relay.price_text import dollars_of
 from relay.pricing import PriceBook, Rate
 
 Key = tuple[str, str, str, str, int]
@@ -84,10 +85,12 @@ def sync(*, now: datetime, listed: Sequence[Listed] | None = None) -> Changes:
     own: dict[Key, list[Price]] = defaultdict(list)
     for row in Price.objects.order_by("valid_from", "id"):
         (have if row.source.startswith(SOURCE) else own)[_key(row)].append(row)
-    models = {key[:2] for key in wanted}
-    changes, fresh, over = Changes(), [], []
+    known = {key[:2] for key in wanted}
+    changes = Changes()
+    fresh: list[Listed] = []
+    over: list[Price] = []
     for key in {**have, **wanted}:
-        if key[:2] not in models:
+        if key[:2] not in known:
             changes.gone.append(f"{key[0]} {key[1]}")
             continue
         fresh += _update(wanted[key], have[key], over, changes, now=now)
@@ -107,13 +110,13 @@ def _update(
     if [(max(row.valid_from, now), row.valid_to, row.rate) for row in held] == ahead:
         return []
     if not have:
-        changes.added += [f"{_name(item.key)}: {_dollars(item.rate)}" for item in wanted]
+        changes.added += [f"{_name(item.key)}: {dollars_of(item.rate)}" for item in wanted]
         return list(wanted)
     for row in held:
         row.valid_to = max(now, row.valid_from)
         over.append(row)
-    before = ", ".join(_dollars(row.rate) for row in held) or "none"
-    after = ", ".join(_dollars(rate) for _, _, rate in ahead)
+    before = ", ".join(dollars_of(row.rate) for row in held) or "none"
+    after = ", ".join(dollars_of(rate) for _, _, rate in ahead)
     (changes.changed if ahead else changes.ended).append(f"{_name(_key(have[0]))}: {before} -> {after or 'none'}")
     return [
         Listed(*item.key, rate=rate, start=start, end=end)
@@ -124,9 +127,12 @@ def _update(
 
 
 def _overridden(key: Key, wanted: Sequence[Listed], own: Sequence[Price], *, now: datetime) -> list[str]:
-    listed = next((item.rate for item in reversed(wanted) if item.start <= now and (not item.end or now < item.end)), 0)
-    held = [row for row in own if row.valid_from <= now and (row.valid_to is None or now < row.valid_to)]
-    return [f"{_name(key)}: {_dollars(listed)} here {_dollars(row.rate)}" for row in held[-1:] if row.rate != listed]
+    """The catalogue's rate and a person's, where both are in force and differ."""
+    rates = [item.rate for item in wanted if item.start <= now and (item.end is None or now < item.end)]
+    held = [row.rate for row in own if row.valid_from <= now and (row.valid_to is None or now < row.valid_to)]
+    if not rates or not held or rates[-1] == held[-1]:
+        return []
+    return [f"{_name(key)}: {dollars_of(rates[-1])} listed, {dollars_of(held[-1])} in force"]
 
 
 def _key(row: Price) -> Key:
@@ -136,10 +142,6 @@ def _key(row: Price) -> Key:
 def _name(key: Key) -> str:
     provider, model, meter, tier, above = key
     return " ".join([provider, model, meter, *([tier] if tier else []), *([f"above {above}"] if above else [])])
-
-
-def _dollars(rate: int) -> str:
-    return f"{rate / price_catalogue.NANOS:.9f}".rstrip("0").rstrip(".")
 
 
 @transaction.atomic
@@ -163,25 +165,23 @@ def set_rates(
     made = []
     for meter, rate in rates.items():
         rows = Price.objects.filter(provider=provider, model=model, meter=meter, tier=tier, above_tokens=above)
-        begin = start or (datetime.now(UTC) if rows.exists() else EPOCH)
-        mine = rows.exclude(source__startswith=SOURCE)
-        later = mine.filter(valid_from__gt=begin).order_by("valid_from").first()
-        for row in mine.filter(valid_from__lte=begin):
-            if row.valid_to is None or row.valid_to > begin:
-                row.valid_to = begin
-                row.save(update_fields=["valid_to"])
-        made.append(
-            Price.objects.create(
-                provider=provider,
-                model=model,
-                meter=meter,
-                tier=tier,
-                above_tokens=above,
-                rate=rate,
-                valid_from=begin,
-                valid_to=later.valid_from if later is not None else None,
-                source=source,
-                approved_by=author,
-            )
-        )
+        begin = start or (datetime.now(UTC) if rows.exists() or _listed(provider, model, meter) else EPOCH)
+        row = Price(provider=provider, model=model, meter=meter, tier=tier, above_tokens=above, rate=rate)
+        row.valid_from, row.valid_to = begin, _make_room(rows.exclude(source__startswith=SOURCE), begin)
+        row.source, row.approved_by = source, author
+        row.save()
+        made.append(row)
     return made
+
+
+def _listed(provider: str, model: str, meter: str) -> bool:
+    """Whether the catalogue prices this meter, perhaps under another name of the model."""
+    known = price_catalogue.resolve(provider, model)
+    return known is not None and Price.objects.filter(provider=known.provider, model=known.model, meter=meter).exists()
+
+
+def _make_room(rows: models.QuerySet[Price], begin: datetime) -> datetime | None:
+    """End the rows that are in force at `begin`; return when the next one starts."""
+    rows.filter(models.Q(valid_to=None) | models.Q(valid_to__gt=begin), valid_from__lte=begin).update(valid_to=begin)
+    later = rows.filter(valid_from__gt=begin).order_by("valid_from").first()
+    return later.valid_from if later is not None else None

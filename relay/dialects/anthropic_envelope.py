@@ -49,6 +49,7 @@ class _Block(msgspec.Struct):
     cache_control: msgspec.Raw | None = None
 
 
+_any = msgspec.json.Decoder()
 _metadata = msgspec.json.Decoder(_Metadata)
 _user_id = msgspec.json.Decoder(_UserId)
 _tools = msgspec.json.Decoder(list[_Tool])
@@ -60,7 +61,7 @@ def read(body: bytes, headers: dict[bytes, bytes]) -> Envelope:
     """Raises `InvalidRequest` that names the field."""
     fields = json_body.fields(body)
     session, end_user = _who(fields, headers)
-    tools = fields.get("tools")
+    tools = _tool_types(fields.get("tools"))
     return Envelope(
         model=_model(fields),
         stream=_stream(fields),
@@ -68,18 +69,18 @@ def read(body: bytes, headers: dict[bytes, bytes]) -> Envelope:
         affinity=_affinity(fields, session),
         session=session,
         end_user=end_user,
-        inline_text=not any(marker in body for marker in NOT_TEXT) and ESCAPED_LETTER.search(body) is None,
+        inline_text=_inline_text(body),
         unbounded=_unbounded(fields, tools),
         repeats=json_body.repeats(body, fields),
         hidden_input_tokens=_hidden(tools),
-        ruled_out=("batch",) if b"fast" in bytes(fields.get("speed", b"")) else ("batch", "fast"),
+        ruled_out=("batch",) if "speed" in fields else ("batch", "fast"),
     )
 
 
 def _decoded(fields: Fields, name: str) -> object:
     raw = fields.get(name)
     try:
-        return None if raw is None else msgspec.json.decode(raw)
+        return None if raw is None else _any.decode(raw)
     except _UNREADABLE as error:
         raise InvalidRequest(f"{name}: can't be read.", reason=f"bad_{name}") from error
 
@@ -139,7 +140,7 @@ def _affinity(fields: Fields, session: str) -> str:
     system, first = bytes(fields.get("system", b"")), b""
     if cached := _cached_texts(system):
         return _hash(b"cached", cached)
-    messages = bytes(fields.get("messages", b"")[:FIRST_MESSAGE_BYTES]) if "messages" in fields else b""
+    messages = bytes(memoryview(fields["messages"])[:FIRST_MESSAGE_BYTES]) if "messages" in fields else b""
     if not system or b'"cache_control"' in messages:
         first = _first_message(messages)
         if cached := _cached_texts(first):
@@ -173,20 +174,25 @@ def _first_message(messages: bytes) -> bytes:
         return messages
 
 
-def _unbounded(fields: Fields, tools: msgspec.Raw | None) -> tuple[str, ...]:
+def _inline_text(body: bytes) -> bool:
+    """Whether body bytes bound the input tokens: no block has a source, or may hide one behind an escaped letter."""
+    if any(marker in body for marker in NOT_TEXT):
+        return False
+    return b"\\u00" not in body or ESCAPED_LETTER.search(body) is None
+
+
+def _unbounded(fields: Fields, tools: list[str | None]) -> tuple[str, ...]:
     found = [name for name in UNBOUNDED_FIELDS if name in fields and bytes(fields[name]) not in {b"null", b"[]", b"{}"}]
-    if b"compact" in bytes(fields.get("context_management", b"")):
+    if "context_management" in fields and b"compact" in bytes(fields["context_management"]):
         found.append("context_management")
-    if any(kind is not None and not kind.startswith(CLIENT_TOOLS) for kind in _tool_types(tools)):
+    if any(kind is not None and not kind.startswith(CLIENT_TOOLS) for kind in tools):
         found.append("tools")
     return tuple(found)
 
 
-def _hidden(tools: msgspec.Raw | None) -> int:
-    if tools is None:
-        return 0
-    typed = sum(kind is not None for kind in _tool_types(tools))
-    return TOOLS_PROMPT_TOKENS + TYPED_TOOL_TOKENS * typed
+def _hidden(tools: list[str | None]) -> int:
+    """Input tokens of the tools that stand nowhere in the body."""
+    return TOOLS_PROMPT_TOKENS + TYPED_TOOL_TOKENS * sum(kind is not None for kind in tools) if tools else 0
 
 
 def _tool_types(tools: msgspec.Raw | None) -> list[str | None]:

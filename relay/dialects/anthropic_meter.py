@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -17,6 +18,9 @@ BYTES_PER_TOKEN = 4
 MAX_NAME = 200
 # Events that commit to nothing: the call can still go to another account.
 BEFORE_CONTENT = frozenset({"ping", "message_start", "error"})
+NAMES = BEFORE_CONTENT | frozenset(
+    ("content_block_start", "content_block_delta", "content_block_stop", "message_delta", "message_stop")
+)
 
 
 class _Delta(msgspec.Struct):
@@ -38,7 +42,8 @@ class _Message(msgspec.Struct):
     id: Any = None
     model: Any = None
     usage: msgspec.Raw = msgspec.Raw(b"null")
-    content: msgspec.Raw = msgspec.Raw(b"null")
+    content: msgspec.Raw = msgspec.Raw(b"[]")
+    stop_reason: Any = None
     error: Any = None
 
 
@@ -76,7 +81,9 @@ class AnthropicMeter(Meter):
         self._reported: int | None = None  # output tokens, cumulative
         self._since = 0  # bytes relayed since they were reported
         self._whole = False
-        self._stopped = False
+        self._flag = ""
+        self._stopped: Any = None  # the reason
+        self._empty = True  # no content block yet
 
     def feed(self, block: bytes) -> int:
         cut, start, size = -1, 0, len(block)
@@ -96,8 +103,9 @@ class AnthropicMeter(Meter):
 
     def _feed_any(self, block: bytes, base: int) -> int:
         cut = -1
-        for offset, name, data in events(block):
-            ends = self._event(name.decode("latin1") or _type_of(data), data)
+        for offset, event, data in events(block):
+            name = event.decode("latin1")
+            ends = self._event(name if name in NAMES else _type_of(data) or name, data)
             if ends and cut < 0:
                 cut = base + offset
         return cut
@@ -108,6 +116,8 @@ class AnthropicMeter(Meter):
             self.content_seen = True
         if name == "content_block_delta":
             self._content(data)
+        elif name == "content_block_start":
+            self._empty = False
         elif name == "message_start":
             self._begin(data)
         elif name == "message_delta":
@@ -149,7 +159,7 @@ class AnthropicMeter(Meter):
         except _UNREADABLE:
             return
         if event.delta is not None and event.delta.stop_reason is not None:
-            self._stopped = True
+            self._stopped = event.delta.stop_reason
         fields = _object(event.usage)
         if fields:
             self._raw["message_delta"] = msgspec.Raw(bytes(event.usage))
@@ -157,7 +167,7 @@ class AnthropicMeter(Meter):
             self._note_output()
 
     def _note_output(self) -> None:
-        output = anthropic_usage.read(self._fields, raw=b"").output_tokens
+        output = anthropic_usage.output_of(self._fields)
         if output is not None:
             self._reported, self._since = output, 0
 
@@ -182,13 +192,16 @@ class AnthropicMeter(Meter):
         try:
             message = _message.decode(body)
         except _UNREADABLE:
+            self.feed(body)  # some compatible servers stream whether asked to or not
+            self._flag = "" if self._fields else "unreadable_answer"
             return
         if message.type == "error":
             self.error_body = body
             self._set_error(message.error)
             return
         self._name(message)
-        self.content_seen = self.terminal = self._whole = self._stopped = True
+        self.content_seen = self.terminal = self._whole = True
+        self._stopped, self._empty = message.stop_reason, bytes(message.content) == b"[]"
         fields = _object(message.usage)
         if fields:
             self._raw["usage"] = msgspec.Raw(bytes(message.usage))
@@ -202,24 +215,33 @@ class AnthropicMeter(Meter):
         return Outcome(
             usage=usage,
             source=source,
-            response_model=self._model,
+            response_model=anthropic_usage.served_by(self._fields) or self._model,
             response_id=self._id,
             terminal=self.terminal,
             error=self.error,
         )
 
     def _usage(self) -> tuple[Usage, UsageSource]:
-        raw = b""
-        if self._raw:
-            raw = bytes(self._raw["usage"]) if self._whole else msgspec.json.encode(self._raw)
-        if self._reported is not None and (self._stopped or self.terminal):
-            return anthropic_usage.read(self._fields, raw=raw), UsageSource.PROVIDER
-        estimate = (self._reported or 0) + self._since // BYTES_PER_TOKEN
-        if self._fields:
-            return anthropic_usage.read(self._fields, raw=raw, output=estimate), UsageSource.PARTIAL
-        if self._since:
-            return Usage(output_tokens=max(1, estimate)), UsageSource.ESTIMATED
-        return Usage(), UsageSource.NONE
+        final = self._reported is not None and (self._stopped is not None or self.terminal)
+        estimate = None if final else (self._reported or 0) + self._since // BYTES_PER_TOKEN
+        if not self._fields:
+            flags = (self._flag,) if self._flag else ("no_usage",) if self.terminal and not self.error else ()
+            if not self._since:
+                return Usage(flags=flags), UsageSource.NONE
+            return Usage(output_tokens=max(1, estimate or 0), flags=flags), UsageSource.ESTIMATED
+        usage = anthropic_usage.read(self._fields, raw=self._raw_usage(), output=estimate)
+        if not final:
+            return usage, UsageSource.PARTIAL
+        if usage.input_tokens is None and not usage.cache_read_input_tokens:
+            return replace(usage, flags=(*usage.flags, "input_not_reported")), UsageSource.PARTIAL
+        if self._stopped == "refusal" and self._empty:
+            # Anthropic says that it bills none of these; its usage object does not.
+            return replace(usage, flags=(*usage.flags, "refused_without_output")), UsageSource.PROVIDER
+        return usage, UsageSource.PROVIDER
+
+    def _raw_usage(self) -> bytes:
+        """The usage object of a whole answer, or those of a stream by the events that carried them, as they came."""
+        return bytes(self._raw["usage"]) if self._whole else msgspec.json.encode(self._raw)
 
 
 def _type_of(data: bytes) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,14 +12,16 @@ Fields = Mapping[str, Any]
 
 MAX_COUNT = 10**12  # beyond this it is no count: the sum of a table must fit 64 bits
 MAX_TEXT = 40
+MAX_NAME = 200
 INPUT = "input_tokens"
 CACHE_READ = "cache_read_input_tokens"
 CACHE_WRITE = "cache_creation_input_tokens"
 CACHE_5M = "cache_creation_5m_input_tokens"
 CACHE_1H = "cache_creation_1h_input_tokens"
 OUTPUT = "output_tokens"
-# Iterations that the totals leave out (reference/clients.md section 2).
+# Iterations that the totals leave out, and those that they add up (reference/clients.md section 2).
 OUTSIDE = frozenset({"compaction", "advisor_message"})
+INSIDE = frozenset({"message", "fallback_message"})
 # Server tools billed by the call; fetches and searches for tools cost their tokens only.
 TOOL_METERS = {"web_search_requests": "web_searches"}
 FREE_TOOLS = frozenset({"web_fetch_requests", "tool_search_requests"})
@@ -57,6 +59,7 @@ def read(fields: Fields, *, raw: bytes, output: int | None = None) -> Usage:
     five, hour = _cache_writes(fields, reading)
     reported = reading.count(fields, OUTPUT) if output is None else output
     details = mapping(fields.get("output_tokens_details"))
+    items = _listed(fields)
     return Usage(
         input_tokens=reading.count(fields, INPUT),
         cache_read_input_tokens=reading.count(fields, CACHE_READ),
@@ -64,7 +67,8 @@ def read(fields: Fields, *, raw: bytes, output: int | None = None) -> Usage:
         cache_creation_1h_input_tokens=hour,
         output_tokens=reported,
         reasoning_tokens=_reasoning(reading.count(details, "thinking_tokens"), reported, reading),
-        extra=(*_tool_calls(fields, reading), *_iterations(fields, reading)),
+        extra=(*_tool_calls(fields, reading), *_beside(items, reading)),
+        longest_prompt=_longest_prompt(items, reading),
         service_tier=text(fields.get("service_tier"), MAX_TEXT),
         speed=text(fields.get("speed"), MAX_TEXT),
         geo=text(fields.get("inference_geo"), MAX_TEXT),
@@ -78,7 +82,17 @@ def mapping(value: Any) -> Fields:
 
 
 def text(value: Any, limit: int) -> str:
-    return value[:limit] if isinstance(value, str) else ""
+    return value.replace("\0", "")[:limit] if isinstance(value, str) else ""
+
+
+def output_of(fields: Fields) -> int | None:
+    """The output tokens that were reported, None if they were not."""
+    return _Reading().count(fields, OUTPUT)
+
+
+def served_by(fields: Fields) -> str:
+    """The model whose answer a server-side fallback returned, "" without one."""
+    return _served(_listed(fields))
 
 
 def _reasoning(thinking: int | None, output: int | None, reading: _Reading) -> int | None:
@@ -117,35 +131,41 @@ def _tool_calls(fields: Fields, reading: _Reading) -> list[Quantity]:
         if not count or name in FREE_TOOLS:
             continue
         # One that we don't know is a line without a price: the record says `unpriced` instead of staying silent.
-        found.append(Quantity(TOOL_METERS.get(name, name[:60]), count))
+        found.append(Quantity(TOOL_METERS.get(name, text(name, 60)), count))
     return found
 
 
-def _iterations(fields: Fields, reading: _Reading) -> list[Quantity]:
-    """Model runs that the totals leave out, each at the price of its own model."""
+def _listed(fields: Fields) -> list[Fields]:
     listed = fields.get("iterations")
-    items: list[Fields] = [item for item in listed if isinstance(item, dict)] if isinstance(listed, list) else []
-    found: list[Quantity] = []
-    for item in items:
-        if item.get("type") in OUTSIDE:
-            found += _run(item, reading)
-    for item in _declined(items):
+    return [mapping(item) for item in listed] if isinstance(listed, list) else []
+
+
+def _beside(items: Sequence[Fields], reading: _Reading) -> Iterator[Quantity]:
+    """Model runs that the totals leave out, each at the price of its own model."""
+    declined = _declined(items)
+    if declined:
         reading.flag("fallback")
-        if reading.count(item, OUTPUT):  # a request that was declined before any output is not billed
-            found += _run(item, reading)
-    return found
+    runs = [item for item in items if item.get("type") in OUTSIDE]
+    # A run that was declined before any output is not billed.
+    runs += [item for item in declined if reading.count(item, OUTPUT)]
+    for number, item in enumerate(runs, start=1):
+        yield from _run(item, number, reading)
 
 
-def _declined(items: list[Fields]) -> list[Fields]:
+def _declined(items: Sequence[Fields]) -> list[Fields]:
     """Runs of another model than the one whose answer a server-side fallback returned; the totals are the latter's."""
-    served = next((item.get("model") for item in items if item.get("type") == "fallback_message"), None)
-    if served is None:
+    served = _served(items)
+    if not served:
         return []
     return [item for item in items if item.get("type") == "message" and item.get("model") not in {None, served}]
 
 
-def _run(item: Fields, reading: _Reading) -> list[Quantity]:
-    model = text(item.get("model"), 200)
+def _served(items: Sequence[Fields]) -> str:
+    return next((text(item.get("model"), MAX_NAME) for item in items if item.get("type") == "fallback_message"), "")
+
+
+def _run(item: Fields, number: int, reading: _Reading) -> Iterator[Quantity]:
+    model = text(item.get("model"), MAX_NAME)
     five, hour = _cache_writes(item, reading)
     counts = (
         (INPUT, reading.count(item, INPUT)),
@@ -154,4 +174,12 @@ def _run(item: Fields, reading: _Reading) -> list[Quantity]:
         (CACHE_1H, hour),
         (OUTPUT, reading.count(item, OUTPUT)),
     )
-    return [Quantity(meter, count, model) for meter, count in counts if count]
+    return (Quantity(meter, count, model, number) for meter, count in counts if count)
+
+
+def _longest_prompt(items: Sequence[Fields], reading: _Reading) -> int | None:
+    """The longest prompt among the runs that the totals add up: price thresholds are for one prompt."""
+    declined = _declined(items)
+    inside = [item for item in items if item.get("type") in INSIDE and item not in declined]
+    prompts = [sum(reading.count(item, name) or 0 for name in (INPUT, CACHE_READ, CACHE_WRITE)) for item in inside]
+    return max(prompts) if len(prompts) > 1 else None
