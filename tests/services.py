@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -51,12 +52,12 @@ def wait_until(url: str, child: subprocess.Popen[bytes]) -> None:
 @contextmanager
 def running(command: list[str], url: str, *, user: str | None = None) -> Iterator[str]:
     """Run a server until the suite has ended."""
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, user=user)
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, user=user)
     try:
         wait_until(url, child)
         yield url
     finally:
-        child.terminate()
+        child.send_signal(signal.SIGINT)  # PostgreSQL's fast end: it does not wait for its clients
         child.wait(30)
 
 
