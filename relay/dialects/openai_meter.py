@@ -1,0 +1,209 @@
+"""Counting what a Chat Completions or Embeddings answer used."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+
+from relay.call import Outcome, Usage, UsageSource
+from relay.dialects.base import Meter
+from relay.dialects.openai_common import JsonObject, error_name, error_object, read_usage, text
+from relay.sse import BLANK_LINE, events
+
+BYTES_PER_TOKEN = 4
+DONE = b"[DONE]"
+NULL = b"null"
+NO_CHOICE = frozenset({b"", b"[]", NULL})
+
+
+class Function(msgspec.Struct):
+    name: Any = None
+    arguments: Any = None
+    input: Any = None  # of custom tools
+
+
+class ToolCall(msgspec.Struct):
+    function: Function | None = None
+    custom: Function | None = None
+
+
+class Audio(msgspec.Struct):
+    transcript: Any = None
+
+
+class Text(msgspec.Struct):
+    """A delta or a whole message; compatible servers name their reasoning in two ways."""
+
+    content: Any = None
+    refusal: Any = None
+    reasoning_content: Any = None
+    reasoning: Any = None
+    tool_calls: list[ToolCall] | None = None
+    function_call: Function | None = None
+    audio: Audio | None = None
+
+
+class Choice(msgspec.Struct):
+    delta: Text | None = None
+    message: Text | None = None
+    finish_reason: Any = None
+
+
+class Chunk(msgspec.Struct):
+    id: Any = None
+    model: Any = None
+    choices: msgspec.Raw = msgspec.Raw()
+    usage: msgspec.Raw = msgspec.Raw()
+    service_tier: Any = None
+    error: msgspec.Raw = msgspec.Raw()
+    moderation: msgspec.Raw = msgspec.Raw()
+    prompt_filter_results: msgspec.Raw = msgspec.Raw()
+
+
+CHUNK = msgspec.json.Decoder(Chunk)
+CHOICES = msgspec.json.Decoder(list[Choice] | None)
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+class OpenAIMeter(Meter):
+    """What both formats' meters keep: names, the usage object, and how many bytes of text went by."""
+
+    def __init__(self, *, metered: bool) -> None:
+        self.metered = metered
+        self.usage: Usage | None = None
+        self.final = False  # the usage is the whole answer's, not a count on the way
+        self.text_bytes = 0
+        self.model = ""
+        self.answer_id = ""
+        self.service_tier = ""
+
+    def outcome(self) -> Outcome:
+        usage, source = self.counted()
+        return Outcome(
+            usage=replace(usage, service_tier=self.service_tier) if self.service_tier else usage,
+            source=source,
+            response_model=self.model,
+            response_id=self.answer_id,
+            terminal=self.terminal,
+            error=self.error,
+        )
+
+    def counted(self) -> tuple[Usage, UsageSource]:
+        """The counts known now, and where they come from."""
+        if not self.metered:
+            return Usage(), UsageSource.NONE
+        estimate = -(-self.text_bytes // BYTES_PER_TOKEN)
+        if self.usage is None:
+            return (Usage(output_tokens=estimate), UsageSource.ESTIMATED) if estimate else (Usage(), UsageSource.NONE)
+        if self.final or (self.terminal and not self.error):
+            return self.usage, UsageSource.PROVIDER
+        if self.usage.output_tokens is None and estimate:
+            return replace(self.usage, output_tokens=estimate), UsageSource.PARTIAL
+        return self.usage, UsageSource.PARTIAL
+
+    def name(self, *, answer_id: object, model: object, service_tier: object) -> None:
+        """Keep what an event says of the answer; later ones win."""
+        self.answer_id = text(answer_id) or self.answer_id
+        self.model = text(model) or self.model
+        self.service_tier = text(service_tier) or self.service_tier
+
+    def fail(self, error: JsonObject) -> None:
+        """An error inside a 200."""
+        said = {name: error.get(name) for name in ("message", "type", "param", "code")}
+        self.error = error_name(error)
+        self.error_message = str(said["message"] or "")[:500]
+        self.error_body = msgspec.json.encode({"error": said})
+        self.terminal = True
+
+    def saw(self, *values: object) -> None:
+        """Count text that was generated."""
+        for value in values:
+            if isinstance(value, str) and value:
+                self.text_bytes += len(value) if value.isascii() else len(value.encode("utf-8", "surrogatepass"))
+                self.content_seen = True
+
+
+class ChatMeter(OpenAIMeter):
+    """Of one chat answer, streamed or whole, or one embedding answer."""
+
+    def feed(self, block: bytes) -> int:
+        end = -1
+        for offset, _, data in events(block):
+            if data.startswith(DONE):
+                self.terminal = True
+            else:
+                self.fold(data)
+            if self.terminal and end < 0:
+                end = offset
+        return end
+
+    def whole(self, body: bytes) -> None:
+        self.fold(body)
+        self.final = self.terminal = True
+
+    def fold(self, data: bytes) -> None:
+        """Take what one chunk says; what can't be read counts as nothing."""
+        try:
+            chunk = CHUNK.decode(data)
+        except UNREADABLE:
+            return
+        if is_object(chunk.error):
+            self.fail(error_object(data) or {})
+        self.name(answer_id=chunk.id, model=chunk.model, service_tier=chunk.service_tier)
+        for choice in read_choices(chunk.choices):
+            self.choose(choice)
+        if is_object(chunk.usage) and (usage := read_usage(bytes(chunk.usage))) is not None:
+            self.usage = usage
+            self.final = self.final or bytes(chunk.choices) in NO_CHOICE
+
+    def choose(self, choice: Choice) -> None:
+        said = choice.delta or choice.message
+        if said is None:
+            return
+        self.saw(said.content, said.refusal, said.reasoning_content or said.reasoning)
+        for call in said.tool_calls or ():
+            self.called(call.function or call.custom)
+        self.called(said.function_call)
+        if said.audio is not None:
+            self.saw(said.audio.transcript)
+
+    def called(self, function: Function | None) -> None:
+        if function is not None:
+            self.saw(function.name, function.arguments, function.input)
+
+
+def read_choices(raw: msgspec.Raw) -> list[Choice]:
+    try:
+        return CHOICES.decode(raw) or [] if raw else []
+    except UNREADABLE:
+        return []
+
+
+def is_object(raw: msgspec.Raw) -> bool:
+    """Whether there is something: compatible servers send `null`, and a string for an error."""
+    return bool(raw) and bytes(raw) not in {NULL, b'""', b"{}", b"false"}
+
+
+def without_usage_chunk(block: bytes) -> bytes:
+    """The block without the chunk that carries nothing but the usage: no choice, no moderation, no filter result."""
+    if b'"usage"' not in block:
+        return block
+    cuts = []
+    for offset, _, data in events(block):
+        if not data.startswith(DONE) and is_usage_chunk(data):
+            match = BLANK_LINE.search(block, offset)
+            cuts.append((offset, match.end() if match else len(block)))
+    for start, end in reversed(cuts):
+        block = block[:start] + block[end:]
+    return block
+
+
+def is_usage_chunk(data: bytes) -> bool:
+    try:
+        chunk = CHUNK.decode(data)
+    except UNREADABLE:
+        return False
+    more = is_object(chunk.moderation) or is_object(chunk.prompt_filter_results) or is_object(chunk.error)
+    return bytes(chunk.choices) == b"[]" and bytes(chunk.usage).startswith(b"{") and not more
