@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from relay.providers.azure_openai import AzureOpenAI
 from relay.providers.base import Provider
 from relay.providers.ccr import Ccr
 from relay.providers.claude_console import ClaudeConsole
 from relay.providers.claude_official import ClaudeOfficial
+from relay.providers.openai import OpenAI
+from relay.providers.openai_compatible import OpenAICompatible
 
-PROVIDERS: dict[str, Provider] = {provider.kind: provider for provider in (ClaudeOfficial(), ClaudeConsole(), Ccr())}
+PROVIDERS: dict[str, Provider] = {
+    provider.kind: provider
+    for provider in (ClaudeOfficial(), ClaudeConsole(), Ccr(), OpenAI(), AzureOpenAI(), OpenAICompatible())
+}
 
 FAMILIES = ("claude", "gemini", "openai")
