@@ -9,9 +9,15 @@ from apikeys import seeding
 from apikeys.authentication import KEYS
 from apikeys.refusal import refusal
 from apikeys.rules import Counted, counted
+from apikeys.standing import RateLimit, limit_headers, standing
 from relay.call import Call, Demand, Key, Record
 from relay.errors import InvalidRequest
 from relay.state.base import Hold, Refused, Store, Unseeded
+
+__all__ = [
+    "LEASE", "RateLimit", "Reservation", "limit_headers", "release", "renew", "reserve", "settle", "settle_recovered",
+    "standing", "strict_cost", "tokens_of", "wanted",
+]  # fmt: skip
 
 LEASE = 90.0  # seconds that a concurrency slot outlives a relay that died; live calls renew it
 EMPTY: Mapping[str, int] = {}
@@ -157,6 +163,6 @@ def strict_cost(holds: Sequence[Hold]) -> int:
 
 
 async def renew(store: Store, reservations: Sequence[Reservation], *, now: float, lease: float = LEASE) -> None:
-    """Prolong the leases of the calls in flight; call it every few seconds. Also takes the seeds' second look."""
+    """Prolong the leases of the calls in flight; call it every few seconds. Also seeds limits that are new."""
     await store.renew([reservation.owner for reservation in reservations], now=now, lease=lease)
-    await seeding.look_again(store, now=now)
+    await seeding.keep_up(store, KEYS.current, now=now)

@@ -12,12 +12,12 @@ import logging
 from collections import OrderedDict
 
 from asgiref.sync import sync_to_async
-from django.db import DatabaseError, close_old_connections
+from django.db import DatabaseError
 
 from apikeys.keyring import KeyRing, load_key
 from relay.call import Key
 from relay.errors import Interrupted
-from relay.state.snapshot import Snapshot
+from relay.state.snapshot import Snapshot, give_connection_back
 
 logger = logging.getLogger(__name__)
 
@@ -97,4 +97,4 @@ def ask(digests: list[bytes]) -> Key | None:
     try:
         return load_key(digests)
     finally:
-        close_old_connections()
+        give_connection_back()

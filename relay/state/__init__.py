@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from django.conf import settings
+
 from relay.state.base import Hold, Refused, Rest, Seed, Store, StoreAway, Unseeded
+from relay.state.memory import MemoryStore
 
 __all__ = ["Hold", "Refused", "Rest", "Seed", "Store", "StoreAway", "Unseeded", "make_store"]
 
 
-def make_store(redis_url: str, *, fail_open: bool = False) -> Store:
-    """The store of this process: memory without an address. `fail_open`: admit what can't be checked while Redis is
-    away."""
-    if redis_url:
-        from relay.state.redis import RedisStore
+def make_store(redis_url: str) -> Store:
+    """The store of this process: memory without an address. RELAY_LIMITS_FAIL says whether calls are admitted while
+    Redis is away ("open") or refused ("closed", and everything else)."""
+    if not redis_url:
+        return MemoryStore()
+    from relay.state.redis import RedisStore
 
-        return RedisStore(redis_url, fail_open=fail_open)
-    from relay.state.memory import MemoryStore
-
-    return MemoryStore()
+    return RedisStore(redis_url, fail_open=settings.RELAY_LIMITS_FAIL == "open")

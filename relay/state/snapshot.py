@@ -45,6 +45,12 @@ def table_versions() -> dict[str, int]:
     return dict(TableVersion.objects.values_list("table", "version"))
 
 
+def give_connection_back() -> None:
+    """After a query in a thread that no request owns: into the pool, or closed. Leaves a transaction alone."""
+    if not connection.in_atomic_block:
+        connection.close_if_unusable_or_obsolete()
+
+
 def chunked(rows: QuerySet[Any, Any], *, size: int = CHUNK) -> Iterator[Any]:
     """Yield the tuples of a `values_list` whose first column is the primary key, in its order, pausing between chunks.
 
@@ -110,8 +116,7 @@ class SnapshotPoller:
         if not failed and not self.healthy:
             logger.info("Snapshots are current again")
         self.healthy = not failed
-        if "pool" in connection.settings_dict["OPTIONS"]:
-            connection.close()  # back into the pool until the next poll
+        give_connection_back()
 
     def _refreshed(self, snapshot: Snapshot[Any], versions: Mapping[str, int]) -> bool:
         try:
