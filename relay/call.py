@@ -107,7 +107,8 @@ class Envelope:
 
     model: str
     stream: bool = False
-    max_output_tokens: int | None = None
+    max_output_tokens: int | None = None  # of each answer
+    answers: int = 1  # that the body asks for; each may use the maximum
     # Texts that name the conversation, best first, already hashed by the dialect: see accounts.selection.
     affinity: str = ""
     session: str = ""
@@ -239,6 +240,7 @@ class Line(msgspec.Struct, frozen=True, omit_defaults=True):
     rate: int | None = None
     cost: int = 0
     price: int | None = None  # the `relay.Price` row that the rate is from
+    run: int = 0  # as in `Quantity`
 
 
 class Attempt(msgspec.Struct, frozen=True):

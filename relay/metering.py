@@ -24,7 +24,7 @@ def book(
     usage = _with_estimated_input(outcome, request_bytes)
     bill = cost(
         usage,
-        models=_names(outcome.response_model, record.upstream_model),
+        models=names_of(outcome.response_model, record.upstream_model),
         provider=provider,
         book=prices,
         at=record.created_at,
@@ -49,7 +49,7 @@ def book(
         record.time_to_first_token_ms = round(outcome.time_to_first_token * 1000)
 
 
-def _names(response_model: str, upstream_model: str) -> tuple[str, str]:
+def names_of(response_model: str, upstream_model: str) -> tuple[str, str]:
     """The names to price by, best first: what answered, unless what was asked for says the same and more, such as
     the region that a Bedrock id begins with."""
     if response_model and response_model in upstream_model:
@@ -81,6 +81,7 @@ def demand(call: Call, *, prices: PriceBook, provider: str, model: str) -> Deman
     input_bound = len(call.body) + envelope.hidden_input_tokens if envelope.inline_text else window
     asked = envelope.max_output_tokens
     output_bound = window if asked is None else min(asked, window or asked)
+    output_bound = output_bound and output_bound * envelope.answers
     unbounded = next(iter(envelope.unbounded), "")
     if not unbounded and input_bound is None:
         unbounded = f"content that is not inline text (the context window of {model} is not known)"
@@ -110,10 +111,11 @@ def _worst_cost(price: ModelPrice | None, call: Call, input_bound: int, output_b
     if price is None:
         return None
     at, ruled_out = call.created_at, call.envelope.ruled_out
-    rates = [
-        price.dearest(kind, whole_input=input_bound, at=at, ruled_out=ruled_out)
-        for kind in ("input_tokens", "output_tokens")
-    ]
-    if rates[0] is None or rates[1] is None:
-        return None
-    return -(-(input_bound * rates[0] + output_bound * rates[1]) // UNITS) + ROUNDING_SLACK
+    bounds = {"input_tokens": input_bound, "output_tokens": output_bound}
+    whole = 0
+    for kind, bound in bounds.items():
+        rate = price.dearest(kind, whole_input=input_bound, at=at, ruled_out=ruled_out)
+        if rate is None and bound:
+            return None  # an embedding has no output, and its model no price for one
+        whole += bound * (rate or 0)
+    return -(-whole // UNITS) + ROUNDING_SLACK

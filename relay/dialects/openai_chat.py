@@ -85,18 +85,19 @@ class OpenAIChat(OpenAIDialect):
         embeds = bool(read.input) and not read.messages
         cache_key = text(read.prompt_cache_key)
         opening: list[Opening] = [("session", session), ("prompt_cache_key", cache_key), *openings(messages)]
-        limit, choices = read.max_completion_tokens or read.max_tokens, read.n or 1
-        if (limit is not None and limit < 0) or choices < 0:
+        limit, answers = read.max_completion_tokens or read.max_tokens, read.n or 1
+        if (limit is not None and limit < 0) or answers < 0:
             raise invalid("max_tokens", "max_tokens and n must not be negative.")
         return Envelope(
             model=path_model or readable_model(read.model),
             stream=bool(read.stream),
-            max_output_tokens=0 if embeds else limit and limit * choices,
+            max_output_tokens=0 if embeds else limit,
+            answers=answers,
             affinity=conversation(opening),
             session=session,
             end_user=text(read.safety_identifier) or text(read.user),
             inline_text=is_plain_input(read.input) if embeds else is_inline(messages),
-            unbounded=unbounded(read, limit),
+            unbounded=unbounded(read),
             ruled_out=ruled_out(read.service_tier),
             repeats=json_body.repeats(body, fields),
         )
@@ -153,12 +154,9 @@ def is_plain_input(raw: msgspec.Raw) -> bool:
     return True
 
 
-def unbounded(read: Request, limit: int | None) -> tuple[str, ...]:
+def unbounded(read: Request) -> tuple[str, ...]:
     """Fields that make the worst case impossible to bound."""
-    found = [name for name in ("prediction", "web_search_options") if getattr(read, name) is not None]
-    if limit is None and (read.n or 1) > 1:
-        found.append("max_completion_tokens")  # n times the model's own limit is no bound that we know
-    return tuple(found)
+    return tuple(name for name in ("prediction", "web_search_options") if getattr(read, name) is not None)
 
 
 # -- the usage chunk, which the vendor sends only when asked -------------------------------------------

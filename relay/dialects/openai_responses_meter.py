@@ -143,7 +143,7 @@ def hosted_tools(response: Response) -> tuple[tuple[Quantity, ...], tuple[str, .
     containers = {item.container_id for item in items if item.type == "code_interpreter_call"}
     found = [
         Quantity("web_searches", searches),
-        Quantity("storage_searches", sum(item.type == "file_search_call" for item in items)),
+        Quantity("file_searches", sum(item.type == "file_search_call" for item in items)),
         Quantity("code_interpreter_sessions", len(containers)),
         *image_generation(as_object(used.get("image_gen")), image_model(response)),
     ]
@@ -181,11 +181,12 @@ def image_generation(used: JsonObject, model: str) -> list[Quantity]:
     text_in = max((count(used.get("input_tokens")) or 0) - image_in, 0)
     text_out = count(out.get("text_tokens")) or 0
     image_out = max((count(used.get("output_tokens")) or 0) - text_out, 0)
-    return [
-        Quantity("input_tokens", max(text_in - cached_text, 0), model),
-        Quantity("cache_read_input_tokens", cached_text, model),
-        Quantity("image_input_tokens", max(image_in - cached_image, 0), model),
-        Quantity("cache_read_image_input_tokens", cached_image, model),
-        Quantity("output_tokens", text_out, model),
-        Quantity("image_output_tokens", image_out, model),
-    ]
+    counts = {
+        "input_tokens": max(text_in - cached_text, 0),
+        "cache_read_input_tokens": cached_text,
+        "image_input_tokens": max(image_in - cached_image, 0),
+        "image_cache_read_input_tokens": cached_image,
+        "output_tokens": text_out,
+        "image_output_tokens": image_out,
+    }
+    return [Quantity(meter, quantity, model, run=1) for meter, quantity in counts.items()]

@@ -191,14 +191,14 @@ def test_an_image_is_billed_by_the_model_that_drew_it() -> None:
 
     assert usage.service_tier == "flex"
     assert usage.extra == (
-        Quantity("storage_searches", 1),
+        Quantity("file_searches", 1),
         Quantity("code_interpreter_sessions", 1),
-        Quantity("input_tokens", 15, "gpt-image-2"),
-        Quantity("cache_read_input_tokens", 5, "gpt-image-2"),
-        Quantity("image_input_tokens", 75, "gpt-image-2"),
-        Quantity("cache_read_image_input_tokens", 25, "gpt-image-2"),
-        Quantity("output_tokens", 56, "gpt-image-2"),
-        Quantity("image_output_tokens", 1000, "gpt-image-2"),
+        Quantity("input_tokens", 15, "gpt-image-2", run=1),
+        Quantity("cache_read_input_tokens", 5, "gpt-image-2", run=1),
+        Quantity("image_input_tokens", 75, "gpt-image-2", run=1),
+        Quantity("image_cache_read_input_tokens", 25, "gpt-image-2", run=1),
+        Quantity("output_tokens", 56, "gpt-image-2", run=1),
+        Quantity("image_output_tokens", 1000, "gpt-image-2", run=1),
     )
 
 
