@@ -21,7 +21,7 @@ __all__ = ["KEYS", "KeyRing", "authenticate", "digest_of", "new_secret", "permit
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
-KEYS: Snapshot[KeyRing] = Snapshot(KEY_TABLES, load_keys, empty=KeyRing())
+KEYS: Snapshot[KeyRing] = Snapshot(KEY_TABLES, lambda: load_keys(KEYS.current), empty=KeyRing())
 
 HEADERS = (b"x-api-key", b"authorization", b"x-goog-api-key", b"api-key")
 ALPHABET = string.ascii_letters + string.digits

@@ -53,18 +53,20 @@ class Rules:
     bindings: Mapping[int, tuple[BindingRule, ...]]
 
 
-def load_keys() -> KeyRing:
-    """Return every key that is not deleted.
+def load_keys(before: KeyRing | None = None) -> KeyRing:
+    """Return every key that is not deleted; keys that are as they were `before` stay the same objects.
 
     Keys are read before limits and bindings: a key that commits in between is missing for one poll (and looked up),
     it is never there without its limits.
     """
+    known = before.by_id if before is not None else {}
     rows = list(chunked(ApiKey.objects.alive().values_list(*KEY_COLUMNS)))
     rules = load_rules()
     by_digest: dict[bytes, Key] = {}
     by_id: dict[int, Key] = {}
     for row in rows:
-        key = by_id[row[0]] = key_of(row, rules)
+        key = key_of(row, rules)
+        key = by_id[key.id] = known[key.id] if known.get(key.id) == key else key
         by_digest |= digests_of(key, row)
     return KeyRing(by_digest=by_digest, by_id=by_id)
 
