@@ -1,0 +1,46 @@
+"""Encrypt every stored credential anew under the newest of RELAY_SECRET_KEYS, so that older keys can be taken away."""
+
+from __future__ import annotations
+
+import json
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from accounts.credentials import CredentialUnreadable, is_newest, rotate
+from accounts.models import Account
+
+SECRETS = ("credential", "proxy")
+
+
+class Command(BaseCommand):
+    help = "Encrypt every stored credential and proxy anew under the newest key; safe to repeat, also while relays run."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--check", action="store_true", help="Change nothing; fail if something needs an old key.")
+        parser.add_argument(
+            "--json", action="store_true", help="Print one JSON document: rotated, current, unreadable."
+        )
+
+    def handle(self, *, check: bool, **options: Any) -> None:
+        rotated, current, unreadable = 0, 0, []
+        for row in Account.objects.order_by("pk").iterator():
+            for field in SECRETS:
+                token = bytes(getattr(row, field))
+                if is_newest(token):
+                    current += 1
+                    continue
+                try:
+                    fresh = rotate(token)
+                except CredentialUnreadable:
+                    unreadable.append(f"{row.name}: {field}")
+                    continue
+                # Only if nobody wrote a new one meanwhile.
+                rotated += 1 if check else Account.objects.filter(pk=row.pk, **{field: token}).update(**{field: fresh})
+        found = {"rotated": rotated, "current": current, "unreadable": unreadable}
+        verb = "need an older key" if check else "encrypted anew"
+        text = f"{rotated} {verb}, {current} are under the newest, {len(unreadable)} can't be decrypted."
+        self.stdout.write(json.dumps(found) if options["json"] else text)
+        if unreadable or (check and rotated):
+            raise CommandError("; ".join(f"{item} can't be decrypted" for item in unreadable) or text)
