@@ -287,7 +287,7 @@ class Installation:
             rows = rows.filter(key_id=self.key_row(key).pk)
 
         def enough() -> list[Any]:
-            found = list(rows)
+            found = list(rows.all())
             return found if len(found) >= count else []
 
         return wait_for(enough, seconds=seconds, what=f"{count} usage records")
