@@ -100,7 +100,11 @@ class UsageRecord(models.Model):
 
 
 class UsageCorrection(models.Model):
-    """A later change of a record: signed differences, who made it and why. Reports add these to the records."""
+    """A later change of a record: signed differences, who made it and why.
+
+    The record's row has the corrected figures. The figures of an hour are therefore those of its records, minus the
+    corrections of these records, plus the corrections booked in that hour.
+    """
 
     record_id = models.UUIDField(db_index=True)
     # The period that the correction counts in: the record's own hour, or a later one once that period is closed.

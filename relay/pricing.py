@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 
@@ -101,13 +101,14 @@ class ModelPrice:
 
     def dearest(self, kind: str, *, whole_input: int, at: float, ruled_out: Sequence[str] = ()) -> int | None:
         """The highest rate that a token meter ending in `kind` can have; None = no price known."""
-        rates = [
-            found.rate
-            for meter, tier in self.layers
-            if meter.endswith(kind) and not set(tier.split("+")) & set(ruled_out)
-            if (found := self._pick(meter, tier, whole_input, at)) is not None
-        ]
-        return max(rates, default=None)
+        found: list[int] = []
+        for (meter, tier), layers in self.layers.items():
+            if not meter.endswith(kind) or set(tier.split("+")) & set(ruled_out):
+                continue
+            steps = {0} | {row.above + 1 for rows in layers for row in rows if 0 < row.above < whole_input}
+            rates = (self._pick(meter, tier, step, at) for step in steps)
+            found += [rate.rate for rate in rates if rate is not None]
+        return max(found, default=None)
 
     def _pick(self, meter: str, tier: str, whole_input: int, at: float) -> Rate | None:
         best: Rate | None = None
@@ -227,6 +228,7 @@ class _Billing:
                 rate=found.rate if found is not None else None,
                 cost=line_cost(item.quantity, found.rate) if found is not None else 0,
                 price=found.id if found is not None else None,
+                run=item.run,
             )
         )
 
@@ -244,8 +246,8 @@ def cost(usage: Usage, *, models: Sequence[str], provider: str, book: PriceBook,
         if not run and usage.longest_prompt is not None:
             whole_input = usage.longest_prompt
         for item in items:
-            item = item if item.model else Quantity(item.meter, item.quantity, name)
-            billing.add(item, book.find(provider, item.model), whole_input=whole_input)
+            named = item if item.model else replace(item, model=name)
+            billing.add(named, book.find(provider, named.model), whole_input=whole_input)
     return Bill(
         lines=tuple(billing.lines),
         cost=sum(line.cost for line in billing.lines),

@@ -10,7 +10,7 @@ from relay.call import Quantity, Usage
 
 Fields = Mapping[str, Any]
 
-MAX_COUNT = 10**12  # beyond this it is no count: the sum of a table must fit 64 bits
+MAX_COUNT = 10**9  # beyond this it is no count of anything that one call can use
 MAX_TEXT = 40
 MAX_NAME = 200
 INPUT = "input_tokens"

@@ -31,7 +31,7 @@ class Command(BaseCommand):
 
     def handle(self, *, provider: str, model: str, rates: list[str], json: bool, **options: Any) -> None:
         try:
-            self.check(provider, model, tier=options["tier"], above=options["above"])
+            refuse_bad_names(provider, model, tier=options["tier"], above=options["above"])
             rows = set_rates(
                 provider,
                 model,
@@ -49,12 +49,14 @@ class Command(BaseCommand):
             for row in rows:
                 self.stdout.write(f"{row}: {dollars_of(row.rate)} USD per million from {row.valid_from.isoformat()}")
 
-    def check(self, provider: str, model: str, *, tier: str, above: int) -> None:
-        for name, value, limit in (("provider", provider, 60), ("model", model, 200), ("--tier", tier, 40)):
-            if len(value) > limit or (not value.strip() and name != "--tier"):
-                raise ValueError(f"{name} {value!r}: must have 1 to {limit} characters.")
-        if not 0 <= above < 2**31:
-            raise ValueError(f"--above {above}: must be a number of tokens, 0 or more.")
+
+def refuse_bad_names(provider: str, model: str, *, tier: str, above: int) -> None:
+    """Raises `ValueError` that names what does not fit."""
+    for name, value, limit in (("provider", provider, 60), ("model", model, 200), ("--tier", tier, 40)):
+        if len(value) > limit or (not value.strip() and name != "--tier"):
+            raise ValueError(f"{name} {value!r}: must have 1 to {limit} characters.")
+    if not 0 <= above < 2**31:
+        raise ValueError(f"--above {above}: must be a number of tokens, 0 or more.")
 
 
 def as_json(row: Price) -> dict[str, Any]:
