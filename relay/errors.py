@@ -35,6 +35,7 @@ class RelayError(Exception):
     try_next_account = False
     # None leaves the header out; True or False sends it: clients of all vendors obey it (reference/clients.md).
     should_retry: bool | None = None
+    model = ""  # what was asked for, where the call never came into being
     # Every account and why it was not taken, for the record and the admin only.
     candidates: tuple[tuple[str, str], ...] = ()
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from relay.call import Endpoint, Envelope, Outcome
-from relay.errors import RelayError
+from relay.dialects import body as json_body
+from relay.errors import NotServed, RelayError
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +19,16 @@ class Answer:
     status: int
     headers: tuple[tuple[bytes, bytes], ...]
     body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """One model in a list: what Baton knows of it, in no vendor's shape. `raw` is the upstream's own entry, JSON."""
+
+    id: str
+    display_name: str = ""
+    created_at: float = 0.0
+    raw: bytes = b""
 
 
 class Meter(ABC):
@@ -50,10 +62,31 @@ class Dialect(ABC):
     name: ClassVar[str]
     family: ClassVar[str]  # what a key must be permitted
     keep_alive: ClassVar[bytes]  # sent between events after silence
+    # The header by which a request on `/v1/models` claims this dialect's shape; b"" = the shape of all others.
+    models_marker: ClassVar[bytes] = b""
+    entrance: ClassVar[tuple[str, str]] = ("", "")  # the main endpoint's name, and the path under which clients call it
+
+    roots: ClassVar[frozenset[str]] = frozenset()  # first path segments that are this dialect's alone
 
     @abstractmethod
     def read_envelope(self, body: bytes, *, headers: dict[bytes, bytes], path_model: str = "") -> Envelope:
         """Read the few fields Baton needs; raises `InvalidRequest` that names the field."""
+
+    def canonical(self, body: bytes, envelope: Envelope) -> bytes:
+        """The body as it goes on: unchanged, unless a field stands in it twice (the upstream might read the other)."""
+        return json_body.canonical(body) if envelope.repeats else body
+
+    def render_models(self, models: Sequence[ModelEntry], *, query: Mapping[str, str]) -> Answer:
+        """The list in the vendor's shape, paged by the vendor's query parameters."""
+        raise NotServed("This dialect has no list of models.")
+
+    def render_model(self, model: ModelEntry) -> Answer:
+        """One model in the vendor's shape."""
+        raise NotServed("This dialect has no list of models.")
+
+    def probe(self, model: str) -> tuple[str, str, tuple[tuple[bytes, bytes], ...], bytes]:
+        """The smallest real call: `(endpoint name, path, headers, body)`, for "test connection"."""
+        raise NotServed("This dialect has no small call to test with.")
 
     @abstractmethod
     def set_model(self, body: bytes, model: str) -> bytes:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
 from relay.call import Account, Call, Endpoint
+from relay.dialects.base import ModelEntry
 from relay.errors import UpstreamError
 
 Headers = tuple[tuple[bytes, bytes], ...]
@@ -79,6 +80,18 @@ class Provider(ABC):
         """Once more to the same account, where it rejected something that `request` had added on its own; None = the
         error stands. Asked once for each attempt."""
         return None
+
+    def probe_dialect(self, account: Account) -> str:
+        """The dialect that "test connection" speaks to this account."""
+        return min(self.dialects)
+
+    def models_request(self, account: Account) -> UpstreamRequest | None:
+        """The request for the account's own list of models; None where the vendor has no such list."""
+        return None
+
+    def read_models(self, body: bytes) -> tuple[ModelEntry, ...]:
+        """The upstream's list; what can't be read is left out."""
+        return ()
 
     def check(self, account: Account) -> list[str]:
         """What is wrong with the account's fields, in words for the person who saves it; empty = nothing."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from relay.call import Account, Endpoint
-from relay.errors import UpstreamError, UpstreamRejected
+from relay.errors import AccountRejected, UpstreamError, UpstreamRejected
 from relay.providers.base import Headers
 from relay.providers.claude_console import ClaudeConsole
 
@@ -15,6 +15,7 @@ PREFIX = "ccr,"
 class Ccr(ClaudeConsole):
     kind: ClassVar = "ccr"
     label: ClassVar = "Claude Code Router"
+    default_base_url: ClassVar = ""
     address_prefix: ClassVar = PREFIX
 
     def serves(self, account: Account, endpoint: Endpoint, model: str) -> bool:
@@ -34,5 +35,9 @@ class Ccr(ClaudeConsole):
             body=body,
             retry_after=error.retry_after,
             reason=f"upstream_{status}",
-            rest=error.rest,
+            # An account behind the router is not the router: what it lacks or can't pay rests for that model only.
+            rest="model" if isinstance(error, AccountRejected) else error.rest,
         )
+
+    def check(self, account: Account) -> list[str]:
+        return [*super().check(account), *([] if account.base_url else ["base_url is missing"])]

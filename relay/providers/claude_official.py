@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from typing import ClassVar
 
+import msgspec
+
 from relay.call import Account, Call, Endpoint
 from relay.dialects import DIALECTS
+from relay.dialects.base import ModelEntry
 from relay.errors import (
     AccountRejected,
     ModelUnavailable,
@@ -16,16 +19,38 @@ from relay.errors import (
     UpstreamRejected,
 )
 from relay.providers.base import Framer, Headers, Provider, UpstreamRequest
-from relay.providers.headers import first, forwarded, retry_after_seconds
+from relay.providers.headers import BATON_USER_AGENT, forwarded, retry_after_seconds, rfc3339
 from relay.sse import SseFramer
 
 # An account's own empty budget, quota or organisation: reference/clients.md section 2, Anthropic "errors" page.
-ACCOUNT_400 = re.compile(
-    rb"You have reached your specified|credit balance is too low|organization has been disabled|"
-    rb"enforced_spend_limit_reached|contract_spend_limit_reached|workspace_spend_limit_reached",
-    re.IGNORECASE,
+NO_QUOTA_TEXT = re.compile(
+    r"^You have reached your specified|credit balance is too low|organization has been disabled", re.IGNORECASE
 )
-ABOUT_MODEL = re.compile(rb'"message"\s*:\s*"(?:model:|[^"]*\bmodel\b)', re.IGNORECASE)
+NO_QUOTA_CODE = re.compile(r"_spend_limit_reached$|^linked_organization_")
+ABOUT_MODEL = re.compile(r"\bmodel\b", re.IGNORECASE)
+
+
+class ErrorDetails(msgspec.Struct):
+    error_code: str | None = None
+
+
+class ErrorItem(msgspec.Struct):
+    message: str = ""
+    details: ErrorDetails | None = None
+
+
+class ErrorBody(msgspec.Struct):
+    error: ErrorItem
+
+
+class ModelItem(msgspec.Struct):
+    id: str
+    display_name: str = ""
+    created_at: str = ""
+
+
+class ModelList(msgspec.Struct):
+    data: list[ModelItem]
 
 
 class ClaudeOfficial(Provider):
@@ -34,7 +59,8 @@ class ClaudeOfficial(Provider):
     provider: ClassVar = "anthropic"
     dialects: ClassVar = frozenset({"anthropic"})
     default_base_url: ClassVar = "https://api.anthropic.com"
-    credential_fields: ClassVar = ("api_key", "access_token", "refresh_token")
+    credential_fields: ClassVar[tuple[str, ...]] = ("api_key", "access_token", "refresh_token")
+    setting_fields: ClassVar[tuple[str, ...]] = ("token_url",)
 
     def serves(self, account: Account, endpoint: Endpoint, model: str) -> bool:
         return endpoint.dialect in self.dialects and (not account.model_map or model in account.model_map)
@@ -70,30 +96,63 @@ class ClaudeOfficial(Provider):
         rest = tuple(item for item in headers if item[0] != b"anthropic-beta")
         return (*rest, (b"anthropic-beta", given + b"," + beta if given else beta))
 
+    def models_request(self, account: Account) -> UpstreamRequest | None:
+        root = (account.base_url or self.default_base_url).rstrip("/")
+        headers = ((b"anthropic-version", b"2023-06-01"), (b"accept-encoding", b"identity"), BATON_USER_AGENT)
+        return UpstreamRequest("GET", f"{root}/v1/models?limit=1000", (*headers, *self.authentication(account)), b"")
+
+    def read_models(self, body: bytes) -> tuple[ModelEntry, ...]:
+        try:
+            items = msgspec.json.decode(body, type=ModelList).data
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return ()
+        return tuple(
+            ModelEntry(item.id, item.display_name or item.id, rfc3339(item.created_at.encode()) or 0.0)
+            for item in items
+        )
+
     def framer(self, call: Call, model: str) -> Framer:
         return SseFramer()
 
     def classify(self, status: int, headers: Headers, body: bytes, *, now: float) -> UpstreamError:
-        wait = retry_after_seconds(headers, now=now)
-        said = {"status": status, "headers": headers, "body": body}
-        if status == 401 or (status in {400, 402, 403, 429} and ACCOUNT_400.search(body)) or status == 402:
-            return AccountRejected(
-                "The upstream account can't be used.", reason="credential", rest="credential", **said
-            )
-        if status in {403, 404} and ABOUT_MODEL.search(body):
-            return ModelUnavailable("The upstream account lacks the model.", reason="model", rest="model", **said)
-        if status == 403:
-            return AccountRejected(
-                "The upstream account can't be used.", reason="credential", rest="credential", **said
-            )
+        text, code = said_in(body)
+        if status == 402 or (status in {400, 403, 429} and (NO_QUOTA_TEXT.search(text) or NO_QUOTA_CODE.search(code))):
+            return rejected_account("quota", status, headers, body)
+        if status in {403, 404} and ABOUT_MODEL.search(text):
+            message = "The upstream account lacks the model."
+            return ModelUnavailable(message, reason="model", rest="model", status=status, headers=headers, body=body)
+        if status in {401, 403}:
+            return rejected_account("credential", status, headers, body)
         if status in {429, 503, 529}:
             return UpstreamOverloaded(
-                "The upstream is busy.", reason=str(status), rest=str(status), retry_after=wait, **said
+                "The upstream is busy.",
+                reason=str(status),
+                rest=str(status),
+                retry_after=retry_after_seconds(headers, now=now),
+                status=status,
+                headers=headers,
+                body=body,
             )
-        if status >= 500:
-            return UpstreamFailed("The upstream failed.", reason=str(status), rest="5xx", **said)
-        return UpstreamRejected("The upstream rejected the request.", reason=f"upstream_{status}", **said)
+        if status >= 500 or status < 400:
+            message = "The upstream failed."
+            return UpstreamFailed(message, reason=str(status), rest="5xx", status=status, headers=headers, body=body)
+        message = "The upstream rejected the request."
+        return UpstreamRejected(message, reason=f"upstream_{status}", status=status, headers=headers, body=body)
+
+    def check(self, account: Account) -> list[str]:
+        enough = account.credential.get("api_key") or account.credential.get("access_token")
+        return [] if enough else ["credential is missing: api_key or access_token"]
 
 
-def request_id(headers: Headers) -> str:
-    return first(headers, b"request-id").decode("latin1")
+def rejected_account(reason: str, status: int, headers: Headers, body: bytes) -> AccountRejected:
+    message = "The upstream account can't be used."
+    return AccountRejected(message, reason=reason, rest="credential", status=status, headers=headers, body=body)
+
+
+def said_in(body: bytes) -> tuple[str, str]:
+    """The message and the error code of an error body; the whole text where it is no Anthropic error."""
+    try:
+        error = msgspec.json.decode(body, type=ErrorBody).error
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return body[:1000].decode("utf-8", "replace"), ""
+    return error.message, (error.details.error_code if error.details else None) or ""

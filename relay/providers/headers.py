@@ -9,7 +9,8 @@ from email.utils import parsedate_to_datetime
 from relay.providers.base import Headers
 
 HOP_BY_HOP = frozenset(
-    b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding upgrade".split()
+    b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer "
+    b"transfer-encoding upgrade".split()
 )
 NEVER_UP = HOP_BY_HOP | frozenset(
     b"authorization x-api-key x-goog-api-key api-key cookie host content-length accept-encoding expect "
@@ -20,7 +21,8 @@ NEVER_DOWN = HOP_BY_HOP | frozenset(
     b"set-cookie content-length content-encoding strict-transport-security alt-svc anthropic-workspace-id "
     b"x-request-id server date nel report-to".split()
 )
-RATE_LIMIT = re.compile(rb"^(?:x-|anthropic-)?(?:ratelimit|priority|fast)-|^x-ratelimit-|^retry-after-ms$")
+RATE_LIMIT = re.compile(rb"^(?:x-|anthropic-)?(?:ratelimit|priority|fast)-|^ratelimit$|^retry-after-ms$")
+NUMBER = re.compile(r"\s*\d{1,9}(?:\.\d{1,9})?\s*")
 BATON_USER_AGENT = (b"user-agent", b"baton")
 
 
@@ -66,7 +68,7 @@ def retry_after_seconds(headers: Headers, *, now: float) -> float | None:
             return max(0.0, float(value) / 1000)
         if value := first(headers, b"retry-after"):
             text = value.decode("latin1")
-            return max(0.0, float(text) if text.strip().isdigit() else parsedate_to_datetime(text).timestamp() - now)
+            return max(0.0, float(text) if NUMBER.fullmatch(text) else parsedate_to_datetime(text).timestamp() - now)
         if value := first(headers, b"anthropic-ratelimit-unified-reset"):
             return max(0.0, float(value) - now)
     except (ValueError, OverflowError):

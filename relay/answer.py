@@ -1,0 +1,153 @@
+"""Passing an upstream answer on: bytes to the client, a copy to the meter, the last bytes held back."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from relay.call import Account
+from relay.errors import NotRecordable, UpstreamError, UpstreamFailed
+from relay.flight import Flight
+from relay.providers import PROVIDERS
+from relay.providers.base import Framer, Provider
+from relay.providers.headers import returned
+from relay.reply import Head
+from relay.upstream import Upstream
+
+MAX_ANSWER_BYTES = 256 * 1024 * 1024
+MAX_ERROR_BYTES = 1024 * 1024
+PROGRESS_SECONDS = 5.0
+# After its terminal event an upstream ends the response at once; waiting for that keeps the connection for the next.
+LINGER_SECONDS = 0.02
+SSE_HEADERS = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"connection", b"keep-alive"),
+    (b"x-accel-buffering", b"no"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Last:
+    """What goes out only when the record is on disk: a whole answer, or the end of a stream."""
+
+    head: Head | None = None
+    block: bytes = b""
+
+
+async def pass_answer_on(flight: Flight, upstream: Upstream, account: Account, *, dropped: tuple[str, ...]) -> Last:
+    """Relay one upstream answer, all but its last bytes. Raises `UpstreamError` for anything but success."""
+    provider = PROVIDERS[account.kind]
+    if upstream.status >= 300:
+        body = await upstream.read(limit=MAX_ERROR_BYTES)
+        raise provider.classify(upstream.status, upstream.headers, body, now=time.time())
+    flight.record.upstream_request_id = provider.request_id(upstream.headers)[:200]
+    headers = [*returned(upstream.headers), *own_headers(flight, dropped)]
+    if flight.call.envelope.stream and provider.streams(upstream.headers):
+        kept = [item for item in headers if item[0] not in {name for name, _ in SSE_HEADERS[1:]}]
+        head = Head(upstream.status, (*kept, *SSE_HEADERS[1:]))
+        hide = provider.hidden(flight.call, account) or unchanged
+        return Last(block=hide(await pass_stream_on(flight, upstream, provider, head=head, hide=hide)))
+    if flight.reply.started:
+        raise UpstreamFailed("The upstream answered without streaming.", reason="not_a_stream")
+    return Last(head=Head(upstream.status, tuple(headers), await whole_body(flight, upstream, provider)))
+
+
+async def whole_body(flight: Flight, upstream: Upstream, provider: Provider) -> bytes:
+    """Read and meter an answer that is not streamed."""
+    flight.watch.expect("idle", flight.run.timers.idle)
+    body = await upstream.read(limit=MAX_ANSWER_BYTES, touch=flight.watch.touch)
+    assert flight.meter is not None
+    flight.first_token = flight.elapsed()
+    flight.meter.whole(body)
+    if flight.meter.error:
+        raise in_band(flight, upstream, provider)
+    return body
+
+
+def unchanged(block: bytes) -> bytes:
+    return block
+
+
+async def pass_stream_on(
+    flight: Flight, upstream: Upstream, provider: Provider, *, head: Head, hide: Callable[[bytes], bytes]
+) -> bytes:
+    """Relay a stream up to its terminal event; returns that and what follows it. What `hide` leaves out of a block the
+    meter has seen all the same."""
+    meter, watch, reply = flight.meter, flight.watch, flight.reply
+    assert meter is not None
+    framer = provider.framer(flight.call, flight.model)
+    while chunk := await upstream.next():
+        now = watch.touch()
+        block = framer.feed(chunk)
+        if not block:
+            continue
+        cut = meter.feed(block)
+        if not flight.forwarded:
+            if meter.error:
+                raise in_band(flight, upstream, provider)
+            await begin(flight, head)
+        if cut >= 0:
+            await reply.put(hide(block[:cut]))
+            return block[cut:] + await rest_of(upstream, framer)
+        if now - flight.last_progress > PROGRESS_SECONDS:
+            note_progress(flight, now)
+        await reply.put(hide(block))
+    tail = framer.flush()
+    if tail and meter.feed(tail) >= 0 and flight.forwarded:
+        return tail
+    raise UpstreamFailed("The upstream's stream ended before its end.", reason="cut_stream", rest="5xx")
+
+
+async def begin(flight: Flight, head: Head) -> None:
+    """The first upstream event is here: the open entry must be on disk, then the client gets its first byte."""
+    await recorded(flight)
+    flight.first_token = flight.elapsed()
+    flight.forwarded = True
+    flight.watch.expect("idle", flight.run.timers.idle)
+    flight.reply.start(head)
+    flight.reply.keep_alive(flight.dialect.keep_alive, after=flight.run.keep_alive_after)
+
+
+async def recorded(flight: Flight) -> None:
+    """Wait until the journal's open entry is on disk; raises `NotRecordable`."""
+    assert flight.opened is not None
+    try:
+        await asyncio.shield(flight.opened)
+    except OSError as error:
+        raise NotRecordable("This relay can't record calls at the moment.", retry_after=5) from error
+
+
+async def rest_of(upstream: Upstream, framer: Framer) -> bytes:
+    """What follows the terminal event, normally nothing; an upstream that stays open is not waited for."""
+    rest = b""
+    try:
+        async with asyncio.timeout(LINGER_SECONDS):
+            while chunk := await upstream.next():
+                rest += framer.feed(chunk)
+    except (TimeoutError, UpstreamError):
+        return rest
+    return rest + framer.flush()
+
+
+def in_band(flight: Flight, upstream: Upstream, provider: Provider) -> UpstreamError:
+    """An error inside a 200, before any content: as if it had come with its own status."""
+    assert flight.meter is not None
+    status = flight.dialect.in_band_status(flight.meter.error)
+    return provider.classify(status, upstream.headers, flight.meter.error_body, now=time.time())
+
+
+def note_progress(flight: Flight, now: float) -> None:
+    """Put the counts so far into the journal, so that a death of this process loses little of them."""
+    flight.last_progress = now
+    flight.run.note_progress(flight)
+
+
+def own_headers(flight: Flight, dropped: tuple[str, ...] = ()) -> list[tuple[bytes, bytes]]:
+    """Baton's own headers on every answer."""
+    headers = [(b"x-request-id", flight.call.id.encode())]
+    if dropped:
+        headers.append((b"x-relay-dropped", ",".join(dropped).encode("latin1", "replace")))
+    return headers

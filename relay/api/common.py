@@ -1,0 +1,190 @@
+"""What every relay view does: who calls, may they, what do they want; then the pipeline. No view goes around it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
+
+from apikeys.authentication import authenticate, permit
+from relay import metrics, pipeline
+from relay.call import Call, Endpoint, Key, new_call_id
+from relay.dialects import DIALECTS
+from relay.dialects.base import Answer, Dialect
+from relay.slim import Body
+from relay.errors import BodyTooLarge, InvalidRequest, NotAuthenticated, NotPermitted, NotServed, RelayError
+from relay.providers.base import Headers
+from relay.reply import Head, Reply
+from relay.runtime import Runtime, get_runtime
+from relay.settlement import refuse_early
+
+MAX_TAGS = 20
+
+
+async def relay(request: HttpRequest, endpoint: Endpoint, *, path: str, path_model: str = "") -> HttpResponseBase:
+    """Authenticate, read, permit, and carry one client call; errors come in the endpoint's dialect."""
+    now = time.time()
+    dialect = DIALECTS[endpoint.dialect]
+    call_id = new_call_id(now)
+    run = await get_runtime()
+    headers = scope_headers(request)
+    try:
+        key = await authenticated(request, headers, now=now)
+    except RelayError as error:
+        metrics.UNAUTHENTICATED.inc()
+        return error_response(dialect, error, call_id)
+    try:
+        permit(key, family=dialect.family, model="")
+        call = await read_call(request, endpoint, key, headers, path=path, path_model=path_model, call_id=call_id)
+    except RelayError as error:
+        refuse_early(run, key, endpoint, error, call_id=call_id, created_at=now)
+        return error_response(dialect, error, call_id)
+    return await respond(pipeline.launch(run, call).reply)
+
+
+async def authenticated(request: HttpRequest, headers: Headers, *, now: float) -> Key:
+    """The key of this request; raises `NotAuthenticated`."""
+    return await authenticate(
+        headers, getattr(request, "query_key", ""), client_ip=request.META.get("REMOTE_ADDR", ""), now=now
+    )
+
+
+async def read_call(
+    request: HttpRequest, endpoint: Endpoint, key: Key, headers: Headers, *, path: str, path_model: str, call_id: str
+) -> Call:
+    """The request as a `Call`; raises `InvalidRequest`, `BodyTooLarge`, `NotPermitted`."""
+    body = await read_body(request)
+    dialect = DIALECTS[endpoint.dialect]
+    envelope = dialect.read_envelope(body, headers=dict(headers), path_model=path_model)
+    try:
+        permit(key, family=dialect.family, model=envelope.model)
+    except NotPermitted as error:
+        error.model = envelope.model
+        raise
+    return Call(
+        id=call_id,
+        created_at=time.time(),
+        key=key,
+        endpoint=endpoint,
+        envelope=envelope,
+        method=request.method or "POST",
+        path=path,
+        query=request.META.get("QUERY_STRING", ""),
+        headers=headers,
+        body=dialect.canonical(body, envelope),
+        client_ip=request.META.get("REMOTE_ADDR", ""),
+        tags=read_tags(headers),
+    )
+
+
+async def read_body(request: HttpRequest) -> bytes:
+    """The whole body, refused as soon as it is too large."""
+    limit: int = settings.RELAY_MAX_BODY_BYTES
+    if int(request.META.get("CONTENT_LENGTH") or 0) > limit:
+        raise BodyTooLarge(f"The request body is larger than {limit / 2**20:g} MiB, this relay's limit.")
+    unread: Body | None = getattr(request, "relay_body", None)
+    # Without the slim entry (Django's own handler, its test client) the body is here already.
+    body = await unread.read(limit=limit) if unread is not None else request.read()
+    if len(body) > limit:
+        raise BodyTooLarge(f"The request body is larger than {limit / 2**20:g} MiB, this relay's limit.")
+    return body
+
+
+def read_tags(headers: Headers) -> dict[str, str]:
+    """`x-relay-tags: team=a,job=b`; raises `InvalidRequest` for anything else."""
+    value = next((value for name, value in headers if name == b"x-relay-tags"), b"").decode("latin1")
+    if not value:
+        return {}
+    pairs = [part.partition("=") for part in value.split(",") if part.strip()]
+    if len(pairs) > MAX_TAGS or any(not name.strip() or not sign for name, sign, _ in pairs):
+        raise InvalidRequest(f"x-relay-tags: write it like team=a,job=b, at most {MAX_TAGS} tags.")
+    return {name.strip()[:60]: text.strip()[:200] for name, _, text in pairs}
+
+
+def scope_headers(request: HttpRequest) -> Headers:
+    """The request's headers as they came, names in lower case."""
+    scope: dict[str, Any] | None = getattr(request, "scope", None)
+    if scope is not None:
+        return tuple(scope["headers"])
+    return tuple((name.lower().encode(), value.encode("latin1")) for name, value in request.headers.items())
+
+
+async def respond(reply: Reply) -> HttpResponseBase:
+    """The reply as a Django response; a client that leaves first is reported to the call."""
+    try:
+        head = await reply.head()
+    except asyncio.CancelledError:
+        reply.leave()
+        raise
+    response: HttpResponse | StreamingHttpResponse
+    if head.body is not None:
+        response = HttpResponse(head.body)
+        response["content-length"] = str(len(head.body))
+    else:
+        response = StreamingHttpResponse(streamed(reply))
+    return with_headers(response, head)
+
+
+async def streamed(reply: Reply) -> AsyncIterator[bytes]:
+    """The reply's chunks; however this ends before its end, the client has gone."""
+    try:
+        async for chunk in reply.chunks():
+            yield chunk
+    finally:
+        reply.leave()
+
+
+def with_headers(response: HttpResponse | StreamingHttpResponse, head: Head | Answer) -> HttpResponseBase:
+    response.status_code = head.status
+    if not any(name == b"content-type" for name, _ in head.headers):
+        del response["content-type"]
+    for name, value in head.headers:
+        response[name.decode("latin1")] = value.decode("latin1")
+    return response
+
+
+def error_response(dialect: Dialect, error: RelayError, call_id: str) -> HttpResponseBase:
+    answer = dialect.render_error(error, call_id)
+    response = HttpResponse(answer.body)
+    response["x-request-id"] = call_id
+    return with_headers(response, answer)
+
+
+def json_response(value: object, *, status: int = 200, call_id: str = "") -> HttpResponse:
+    response = HttpResponse(json.dumps(value).encode(), status=status, content_type="application/json")
+    if call_id:
+        response["x-request-id"] = call_id
+    return response
+
+
+async def known_key(request: HttpRequest) -> tuple[Runtime, Key]:
+    """For views that answer themselves: the runtime and the key; raises `NotAuthenticated`."""
+    run = await get_runtime()
+    try:
+        return run, await authenticated(request, scope_headers(request), now=time.time())
+    except NotAuthenticated:
+        metrics.UNAUTHENTICATED.inc()
+        raise
+
+
+async def not_served(request: HttpRequest, *args: str, **kwargs: str) -> HttpResponseBase:
+    """A vendor's path that Baton does not relay: 404 in that vendor's dialect, saying what is served."""
+    call_id = new_call_id()
+    dialect = dialect_of(request)
+    message = f"{request.method} {request.path[:200]} is not served by this relay; see /api/docs for what is."
+    return error_response(dialect, NotServed(message), call_id)
+
+
+def dialect_of(request: HttpRequest) -> Dialect:
+    """The dialect of a path that no route claims: by its first segment, else by the request's own headers."""
+    root = request.path.split("/", 2)[1]
+    names = {name for name, _ in scope_headers(request)}
+    by_root = (dialect for dialect in DIALECTS.values() if root in dialect.roots)
+    by_header = (dialect for dialect in DIALECTS.values() if dialect.models_marker and dialect.models_marker in names)
+    return next(by_root, None) or next(by_header, None) or next(iter(DIALECTS.values()))

@@ -1,0 +1,87 @@
+"""What the relay answers to its own site's commands, Celery and admin; every request is signed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
+from ninja import Router
+
+from relay.api.common import json_response, not_served, read_body
+from relay.internal import HEADER, is_signed
+from relay.probe import test_connection
+from relay.runtime import Runtime, get_runtime
+
+router = Router(tags=["Internal"])
+
+
+class Question(msgspec.Struct):
+    question: str
+    account_id: int = 0
+    model: str = ""
+    names: list[str] = []
+    key_id: int | None = None
+
+
+async def state(run: Runtime, asked: Question) -> dict[str, Any]:
+    """Rests, slots, and calls in flight."""
+    now = time.time()
+    rests = await run.store.rests(now=now)
+    return {
+        "rests": [msgspec.to_builtins(rest) for rest in rests.values()],
+        "calls": [
+            {
+                "id": flight.call.id,
+                "key": flight.call.key.name,
+                "model": flight.call.envelope.model,
+                "account": flight.account.name if flight.account else None,
+                "account_id": flight.account.id if flight.account else None,
+                "seconds": round(flight.elapsed(), 3),
+            }
+            for flight in run.flights.values()
+        ],
+    }
+
+
+async def counters(run: Runtime, asked: Question) -> dict[str, Any]:
+    used = await run.store.used(asked.names, now=time.time())
+    return {"counters": {name: str(value) for name, value in used.items()}}
+
+
+async def clear_rest(run: Runtime, asked: Question) -> dict[str, Any]:
+    await run.store.clear_rest(asked.account_id)
+    return {"ok": True}
+
+
+async def flush_affinity(run: Runtime, asked: Question) -> dict[str, Any]:
+    flushed = await run.store.flush_affinity(key_id=asked.key_id, account_id=asked.account_id or None)
+    return {"flushed": flushed}
+
+
+async def probe(run: Runtime, asked: Question) -> dict[str, Any]:
+    return await test_connection(run, asked.account_id, model=asked.model)
+
+
+ANSWERS: dict[str, Callable[[Runtime, Question], Awaitable[dict[str, Any]]]] = {
+    "state": state,
+    "counters": counters,
+    "clear_rest": clear_rest,
+    "flush_affinity": flush_affinity,
+    "test_connection": probe,
+}
+
+
+@router.post("/ask", operation_id="internal_ask", include_in_schema=False)
+async def ask(request: HttpRequest) -> HttpResponseBase:
+    """Answer one signed question; anything else finds nothing here."""
+    body = await read_body(request)
+    if not is_signed(body, request.headers.get(HEADER, "")):
+        return await not_served(request)
+    asked = msgspec.json.decode(body, type=Question)
+    if asked.question not in ANSWERS:
+        return json_response({"error": f"unknown question {asked.question}"}, status=400)
+    return json_response(await ANSWERS[asked.question](await get_runtime(), asked))

@@ -1,0 +1,178 @@
+"""THE STORY of a call, in one screen: admit, pick accounts, ask upstream, pass the answer on, settle."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from accounts import health, selection
+from accounts.selection import Ranking
+from accounts.snapshot import ACCOUNTS
+from apikeys import admission
+from relay import metering
+from relay.answer import Last, pass_answer_on
+from relay.call import Account, Call, Demand
+from relay.errors import NoAccountAvailable, NotRecordable, RelayError, UpstreamError, UpstreamUnreachable
+from relay.flight import ClientLeft, Flight, Watch, as_relay_error, opening_record
+from relay.providers import PROVIDERS
+from relay.providers.base import UpstreamRequest
+from relay.reply import Reply
+from relay.runtime import Runtime
+from relay.settlement import finish, refuse, settle
+
+logger = logging.getLogger(__name__)
+
+
+def launch(run: Runtime, call: Call) -> Flight:
+    """Start the call as a task of its own; what it answers comes through the flight's reply."""
+    flight = Flight(run, call, Reply(), opening_record(call))
+    task = asyncio.get_running_loop().create_task(carry(flight))
+    flight.watch = Watch(task, total=run.timers.total)
+    flight.reply.on_client_left = lambda: client_left(flight)
+    run.hold(flight, task)
+    return flight
+
+
+async def carry(flight: Flight) -> None:
+    """Carry one call; leaves exactly one record, however it ends."""
+    error: RelayError | ClientLeft | None = None
+    last: Last | None = None
+    try:
+        if not await admitted(flight):
+            return
+        assert flight.ranking is not None
+        last = await fly(flight, flight.ranking)
+    except RelayError as failed:
+        error = failed
+    except asyncio.CancelledError as cancelled:
+        why = flight.gone or flight.watch.take() or cancelled
+        error = why if isinstance(why, ClientLeft) else as_relay_error(why)
+    except Exception as failed:
+        logger.exception("Call %s failed inside Baton", flight.call.id)
+        error = as_relay_error(failed)
+    flight.watch.stop()
+    await finish(flight, await settle(flight, error), last)
+
+
+async def admitted(flight: Flight) -> bool:
+    """Reserve the limits, rank the accounts, open the record; False = the call may not go and was refused."""
+    run, call = flight.run, flight.call
+    accounts = ACCOUNTS.current
+    try:
+        if not run.journal.healthy:
+            raise NotRecordable("This relay can't record calls at the moment.", retry_after=5)
+        able = selection.eligible(call, accounts)
+        now = call.created_at
+        flight.reservation = await admission.reserve(run.store, call, lambda: demand(run, call, able), now=now)
+        flight.ranking = await selection.rank(call, accounts=accounts, store=run.store, now=now)
+    except RelayError as error:
+        flight.watch.stop()
+        await refuse(flight, error)
+        return False
+    flight.opened = run.journal.open(flight.record, holds=flight.reservation.holds)
+    return True
+
+
+def demand(run: Runtime, call: Call, accounts: list[Account]) -> Demand:
+    """What the call may use at most, at the dearest account that could serve it."""
+    prices = run.prices.current
+    model = call.envelope.model
+    asked = {(account.provider, PROVIDERS[account.kind].upstream_model(account, model)) for account in accounts}
+    demands = [metering.demand(call, prices=prices, provider=provider, model=name) for provider, name in asked]
+    unbounded = next((item for item in demands if item.unbounded), None)
+    return unbounded or max(demands, key=lambda item: (item.worst_cost, item.cost))
+
+
+async def fly(flight: Flight, ranking: Ranking) -> Last:
+    """Try the accounts, best first, until one has answered; returns the last bytes, which wait for the record."""
+    run, call = flight.run, flight.call
+    accounts = ranking.accounts[: run.max_attempts]
+    failures: list[UpstreamError] = []
+    for position, account in enumerate(accounts):
+        if not await selection.take(call, account, store=run.store, now=time.time(), ranking=ranking):
+            continue
+        try:
+            return await attempt(flight, account)
+        except UpstreamError as error:
+            failures.append(error)
+            last_one = position == len(ranking.accounts) - 1
+            await health.failed(run.store, account, flight.model, error, last=last_one, now=time.time())
+            if flight.forwarded or not error.try_next_account:
+                raise
+        finally:
+            await selection.free(call, account, store=run.store)
+    if failures:
+        raise worst(failures)
+    raise NoAccountAvailable("Every account that serves this model is busy.", retry_after=1, reason="all_slots_taken")
+
+
+async def attempt(flight: Flight, account: Account) -> Last:
+    """One try on one account, from opening it to the last bytes. Raises `UpstreamError`."""
+    provider = PROVIDERS[account.kind]
+    flight.account = account
+    flight.model = provider.upstream_model(account, flight.call.envelope.model)
+    since = time.perf_counter()
+    error: UpstreamError | None = None
+    try:
+        try:
+            return await ask(flight, account, provider.request(flight.call, account, flight.model))
+        except UpstreamError as failed:
+            again = once_more(flight, account, failed)
+            if again is None:
+                raise
+            return await ask(flight, account, again)
+    except asyncio.CancelledError:
+        why = flight.watch.take()
+        error = why if isinstance(why, UpstreamError) else None
+        flight.gone = why if error is None else None
+        if error is None:
+            raise
+        raise error from None
+    except UpstreamError as failed:
+        error = failed
+        raise
+    finally:
+        flight.tried(account, since=since, error=error)
+
+
+async def ask(flight: Flight, account: Account, request: UpstreamRequest) -> Last:
+    """Send one request and pass its answer on; closes what it opens."""
+    run = flight.run
+    flight.meter, flight.upstream_status = flight.dialect.meter(flight.call.endpoint), None
+    flight.watch.expect("first_byte", run.timers.first_byte)
+    upstream = await run.client.open(request, proxy=account.proxy)
+    flight.upstream_status = upstream.status
+    try:
+        return await pass_answer_on(flight, upstream, account, dropped=request.dropped)
+    finally:
+        await upstream.close()
+
+
+def once_more(flight: Flight, account: Account, error: UpstreamError) -> UpstreamRequest | None:
+    """The request to send to the same account again, where the failure was none of its own: the upstream had closed a
+    kept connection before it read anything, or it rejects what Baton had added. None = the failure stands."""
+    if flight.forwarded:
+        return None
+    provider = PROVIDERS[account.kind]
+    if error.reason == "disconnected":
+        return provider.request(flight.call, account, flight.model)
+    return provider.without_additions(flight.call, account, error)
+
+
+def worst(failures: list[UpstreamError]) -> UpstreamError:
+    """The failure to tell when all accounts failed: one worth waiting for before one that is not."""
+    return max(failures, key=lambda error: (error.retry_after is not None, not isinstance(error, UpstreamUnreachable)))
+
+
+def client_left(flight: Flight) -> None:
+    """A stream on `abort` stops at once; one on `drain`, and every non-streamed call, runs on, capped in number."""
+    run = flight.run
+    aborts = flight.call.envelope.stream and (flight.account is None or flight.account.on_disconnect == "abort")
+    if aborts or run.draining >= run.max_draining:
+        flight.watch.interrupt(ClientLeft())
+        return
+    flight.draining = True
+    run.draining += 1
+    timer = asyncio.get_running_loop().call_later(run.drain_seconds, flight.watch.interrupt, ClientLeft())
+    flight.on_settled.append(timer.cancel)

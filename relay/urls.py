@@ -1,0 +1,16 @@
+"""The relay's URLs: the API, and a native 404 for every other path under its roots."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.urls import URLPattern, URLResolver, path, re_path
+
+from relay.api import api
+from relay.api.common import not_served
+
+urlpatterns: list[URLPattern | URLResolver] = [
+    path("", api.urls),
+    re_path(r"^(?P<root>api|claude|gemini|openai|azure|v1|v1beta|v1beta1|v1alpha|internal)(/.*)?$", not_served),
+]
+websocket_urlpatterns: list[Any] = []
