@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.apps import apps
 from django.conf import settings
-from django.db.models import Count, DateTimeField, DurationField, ExpressionWrapper, F, Q, QuerySet, Sum, Value
+from django.db.models import BigIntegerField, Count, F, Func, Q, QuerySet, Sum, Value
 from django.db.models.functions import Coalesce
 
 from apikeys.rules import Counted
@@ -83,11 +83,18 @@ def first_id(at: float) -> uuid.UUID:
 def ended_before(cut: float, records: QuerySet[Any]) -> QuerySet[Any]:
     """Leave out calls that ended at `cut` or later. Only recent ones can have, so only those are computed."""
     longest = settings.RELAY_TOTAL_TIMEOUT + settings.RELAY_DRAIN_SECONDS
-    moment = datetime.fromtimestamp(cut, UTC)
-    duration = ExpressionWrapper(
-        Coalesce(F("duration_ms"), Value(0)) * Value(timedelta(milliseconds=1), output_field=DurationField()),
-        output_field=DurationField(),
-    )
-    ended = ExpressionWrapper(F("created_at") + duration, output_field=DateTimeField())
-    ended_in_time = Q(pk__lt=first_id(cut - longest)) | Q(ended_at__lt=moment)
-    return records.alias(ended_at=ended).filter(ended_in_time)
+    ended = Milliseconds("created_at") + Coalesce(F("duration_ms"), Value(0))
+    ended_in_time = Q(pk__lt=first_id(cut - longest)) | Q(ended_ms__lt=math.ceil(cut * 1000))
+    return records.alias(ended_ms=ended).filter(ended_in_time)
+
+
+class Milliseconds(Func):
+    """A moment as whole Unix milliseconds: Django's own arithmetic knows no duration of so many milliseconds."""
+
+    output_field = BigIntegerField()
+    template = "floor(extract(epoch FROM %(expressions)s) * 1000)::bigint"
+
+    def as_sqlite(self, compiler: Any, connection: Any, **context: Any) -> Any:
+        text = "%(expressions)s"
+        template = f"(strftime('%%%%s', {text}) * 1000 + CAST(substr({text} || '.000', 21, 3) AS INTEGER))"
+        return self.as_sql(compiler, connection, template=template, **context)

@@ -32,7 +32,7 @@ def period(per: str, time_zone: str, *, at: float) -> Period:
     if per == "total":
         return ALWAYS
     zone = ZoneInfo(time_zone)
-    today = datetime.fromtimestamp(at, zone).date()
+    today = datetime.fromtimestamp(math.floor(at), zone).date()  # whole: it would round up into the next day
     if per in BLOCKS:
         start, end = midnight(today, zone), midnight(today + timedelta(days=1), zone)
         size = BLOCKS[per]
