@@ -10,7 +10,7 @@ from typing import Any
 
 from django.apps import apps
 from django.conf import settings
-from django.db.models import BigIntegerField, Count, F, Func, Q, QuerySet, Sum, Value
+from django.db.models import BigIntegerField, Count, ExpressionWrapper, F, Func, Q, QuerySet, Sum, Value
 from django.db.models.functions import Coalesce
 
 from apikeys.rules import Counted
@@ -83,7 +83,10 @@ def first_id(at: float) -> uuid.UUID:
 def ended_before(cut: float, records: QuerySet[Any]) -> QuerySet[Any]:
     """Leave out calls that ended at `cut` or later. Only recent ones can have, so only those are computed."""
     longest = settings.RELAY_TOTAL_TIMEOUT + settings.RELAY_DRAIN_SECONDS
-    ended = Milliseconds("created_at") + Coalesce(F("duration_ms"), Value(0))
+    # Wrapped: as a plain integer, Django would take the comparison for one that is always true.
+    ended = ExpressionWrapper(
+        Milliseconds("created_at") + Coalesce(F("duration_ms"), Value(0)), output_field=BigIntegerField()
+    )
     ended_in_time = Q(pk__lt=first_id(cut - longest)) | Q(ended_ms__lt=math.ceil(cut * 1000))
     return records.alias(ended_ms=ended).filter(ended_in_time)
 
