@@ -18,7 +18,7 @@ from typing import Any
 from django.conf import settings
 from django.db import DatabaseError
 
-from accounts import events
+from accounts import events, quota
 from accounts.snapshot import ACCOUNTS
 from apikeys import admission, seeding
 from apikeys.authentication import KEYS
@@ -158,9 +158,13 @@ class Runtime:
 
     def settle_recovered(self, record: Record, holds: Sequence[Hold]) -> None:
         """A dead process's call was booked: settle what it had reserved. Called from the ledger's thread."""
-        asyncio.run_coroutine_threadsafe(
-            admission.settle_recovered(self.store, record, holds, now=time.time()), self._loop
-        )
+
+        async def settle() -> None:
+            now = time.time()
+            await admission.settle_recovered(self.store, record, holds, now=now)
+            await quota.settle_recovered(record, accounts=ACCOUNTS.current, store=self.store, now=now)
+
+        asyncio.run_coroutine_threadsafe(settle(), self._loop)
 
     async def _housekeeping(self) -> None:
         """Renew the leases of calls in flight, write counted refusals, refresh gauges."""

@@ -21,8 +21,8 @@ JSON_HEADERS = {"content-type": "application/json", "anthropic-version": "2023-0
 PATHS = ("/v1/messages", "/api/v1/messages", "/claude/v1/messages")
 
 EVENTS = (
-    b'event: message_start\r\ndata: {"type":"message_start","message":{"id":"msg_1","type":"message","role":"assistant",'
-    b'"model":"claude-sonnet-5-5","content":[],"usage":{"input_tokens":10,"cache_read_input_tokens":4,'
+    b'event: message_start\r\ndata: {"type":"message_start","message":{"id":"msg_1","type":"message",'
+    b'"role":"assistant","model":"claude-sonnet-5-5","content":[],"usage":{"input_tokens":10,"cache_read_input_tokens":4,'
     b'"cache_creation_input_tokens":0,"output_tokens":1}}}\r\n\r\n'
     b": a comment\n\n"
     b'event: content_block_start\ndata: {"type":"content_block_start","index":0,'
@@ -39,6 +39,12 @@ EVENTS = (
 
 def client_of(server: Server, key: str, **options: Any) -> anthropic.Anthropic:
     return anthropic.Anthropic(base_url=server.url, api_key=key, max_retries=0, **options)
+
+
+def create(server: Server, key: str, **changes: Any) -> Any:
+    """One call by the official SDK."""
+    with client_of(server, key) as client:
+        return client.messages.create(**{**ASKED, **changes})
 
 
 def post(server: Server, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, dict[str, str], bytes]:
@@ -62,7 +68,8 @@ def test_a_stream_arrives_event_by_event_and_is_booked(server: Server, installat
     lines = [line for line in body.decode().split("\n") if line]
     names, data = lines[::2], lines[1::2]
     assert names[0] == "event: message_start" and names[-1] == "event: message_stop"
-    assert all(f"event: {json.loads(value.removeprefix('data: '))['type']}" == name for name, value in zip(names, data))
+    kinds = [json.loads(value.removeprefix("data: "))["type"] for value in data]
+    assert names == [f"event: {kind}" for kind in kinds]
     (record,) = installation.records(key=key)
     assert str(record.id) == headers["x-request-id"]
     assert (record.status, record.usage_source, record.http_status) == ("ok", "provider", 200)
@@ -139,7 +146,7 @@ def test_a_mapped_model_changes_that_field_alone(server: Server, installation: I
 def test_a_call_without_stream_answers_json(server: Server, installation: Installation) -> None:
     installation.account()
     key = installation.key()
-    message = client_of(server, key).messages.create(**ASKED)  # type: ignore[call-overload]
+    message = create(server, key)
     (record,) = installation.records(key=key)
     assert (record.input_tokens, record.output_tokens) == (message.usage.input_tokens, message.usage.output_tokens)
     assert (record.status, record.stream, record.response_id) == ("ok", False, message.id)
@@ -169,9 +176,9 @@ def test_a_stream_needs_a_valid_key(server: Server, installation: Installation) 
 def test_a_disabled_key_is_told_the_same_as_an_unknown_one(server: Server, installation: Installation) -> None:
     key = installation.key(active=False)
     with pytest.raises(anthropic.AuthenticationError) as disabled:
-        client_of(server, key).messages.create(**ASKED)  # type: ignore[call-overload]
+        create(server, key)
     with pytest.raises(anthropic.AuthenticationError) as unknown:
-        client_of(server, "rk_x_y").messages.create(**ASKED)  # type: ignore[call-overload]
+        create(server, "rk_x_y")
     assert disabled.value.body["error"] == unknown.value.body["error"]  # type: ignore[index]
 
 
@@ -179,7 +186,7 @@ def test_a_key_of_another_family_is_refused_and_recorded(server: Server, install
     installation.account()
     key = installation.key(families=["gemini"])
     with pytest.raises(anthropic.PermissionDeniedError):
-        client_of(server, key).messages.create(**ASKED)  # type: ignore[call-overload]
+        create(server, key)
     (record,) = installation.records(key=key)
     assert (record.status, record.http_status, record.cost_nanos) == ("refused", 403, 0)
 
@@ -188,13 +195,13 @@ def test_a_model_outside_the_key_s_patterns_is_refused(server: Server, installat
     installation.account()
     key = installation.key(model_patterns=["claude-haiku-*"])
     with pytest.raises(anthropic.PermissionDeniedError):
-        client_of(server, key).messages.create(**ASKED)  # type: ignore[call-overload]
+        create(server, key)
 
 
 def test_a_model_that_no_account_has_is_not_found(server: Server, installation: Installation) -> None:
     installation.account(model_map={"claude-haiku-4-5": "claude-haiku-4-5"})
     with pytest.raises(anthropic.NotFoundError):
-        client_of(server, installation.key()).messages.create(**ASKED)  # type: ignore[call-overload]
+        create(server, installation.key())
 
 
 @pytest.mark.parametrize(
@@ -247,7 +254,7 @@ def test_failover_before_the_first_content_leaves_both_attempts(server: Server, 
     sick = installation.account(priority=1, credential={"api_key": "sk-ant-sim~error=529"})
     well = installation.account(priority=2)
     key = installation.key()
-    client_of(server, key).messages.create(**ASKED)  # type: ignore[call-overload]
+    create(server, key)
     (record,) = installation.records(key=key)
     assert record.account_name == well.name
     assert [(attempt["account"], attempt["status"]) for attempt in record.attempts] == [
@@ -259,9 +266,7 @@ def test_failover_before_the_first_content_leaves_both_attempts(server: Server, 
 def test_an_error_event_as_first_frame_is_an_honest_status(server: Server, installation: Installation) -> None:
     installation.account()
     with pytest.raises(anthropic.APIStatusError) as caught:
-        client_of(server, installation.key()).messages.create(  # type: ignore[call-overload]
-            **{**ASKED, "model": f"{MODEL}~fail=overloaded_error"}, stream=True
-        )
+        create(server, installation.key(), model=f"{MODEL}~fail=overloaded_error", stream=True)
     assert caught.value.status_code == 529
 
 
@@ -269,7 +274,7 @@ def test_an_error_event_as_first_frame_is_an_honest_status(server: Server, insta
 def test_a_stream_cut_upstream_never_looks_whole(server: Server, installation: Installation, fault: str) -> None:
     installation.account()
     key = installation.key()
-    body = json.dumps({**ASKED, "model": f"{MODEL}~chunks=9~{fault}", "stream": True}).encode()
+    body = json.dumps({**ASKED, "model": f"{MODEL}~chunks=9~size=40~delay=0.01~{fault}", "stream": True}).encode()
     status, _, answer = post(server, PATHS[0], body, {"x-api-key": key})
     assert status == 200
     assert b"message_stop" not in answer
@@ -283,7 +288,7 @@ def test_a_stream_cut_upstream_never_looks_whole(server: Server, installation: I
 def test_an_upstream_that_can_t_be_reached_is_502(server: Server, installation: Installation) -> None:
     installation.account(base_url="http://127.0.0.1:1")
     with pytest.raises(anthropic.InternalServerError) as caught:
-        client_of(server, installation.key()).messages.create(**ASKED)  # type: ignore[call-overload]
+        create(server, installation.key())
     assert caught.value.status_code == 502
 
 
@@ -291,9 +296,9 @@ def test_a_rejected_credential_is_502_and_rests_the_account(server: Server, inst
     installation.account(credential={"api_key": "sk-ant-bad"})
     key = installation.key()
     with pytest.raises(anthropic.APIStatusError) as first:
-        client_of(server, key).messages.create(**ASKED)  # type: ignore[call-overload]
+        create(server, key)
     with pytest.raises(anthropic.APIStatusError) as second:
-        client_of(server, key).messages.create(**ASKED)  # type: ignore[call-overload]
+        create(server, key)
     assert (first.value.status_code, second.value.status_code) == (502, 503)
     assert first.value.response.headers["x-should-retry"] == "false"
 
@@ -357,7 +362,8 @@ def leave_after(server: Server, key: str, body: dict[str, Any], mark: bytes, *, 
 def test_count_tokens_is_free_and_recorded(server: Server, installation: Installation) -> None:
     installation.account()
     key = installation.key(limits=["cost 0 per day"])
-    counted = client_of(server, key).messages.count_tokens(model=MODEL, messages=[{"role": "user", "content": "Hi"}])
+    with client_of(server, key) as client:
+        counted = client.messages.count_tokens(model=MODEL, messages=[{"role": "user", "content": "Hi"}])
     assert counted.input_tokens > 0
     (record,) = installation.records(key=key)
     assert (record.endpoint, record.status, record.cost_nanos) == ("count_tokens", "ok", 0)
@@ -367,7 +373,7 @@ def test_a_spent_budget_is_402_and_says_which(server: Server, installation: Inst
     installation.account()
     key = installation.key(limits=["cost 0 per day"])
     with pytest.raises(anthropic.APIStatusError) as caught:
-        client_of(server, key).messages.create(**ASKED)  # type: ignore[call-overload]
+        create(server, key)
     assert (caught.value.status_code, caught.value.response.headers["x-should-retry"]) == (402, "false")
     assert caught.value.body["error"]["type"] == "billing_error"  # type: ignore[index]
 
@@ -375,20 +381,20 @@ def test_a_spent_budget_is_402_and_says_which(server: Server, installation: Inst
 def test_a_rate_limit_is_429_with_retry_after(server: Server, installation: Installation) -> None:
     installation.account()
     key = installation.key(limits=["requests 1 per minute"])
-    client_of(server, key).messages.create(**ASKED)  # type: ignore[call-overload]
+    create(server, key)
     with pytest.raises(anthropic.RateLimitError) as caught:
-        client_of(server, key).messages.create(**ASKED)  # type: ignore[call-overload]
+        create(server, key)
     assert 0 < int(caught.value.response.headers["retry-after"]) <= 60
 
 
 def test_models_are_listed_in_anthropic_s_shape(server: Server, installation: Installation) -> None:
     installation.account(model_map={"claude-b": "x", "claude-a": "y"})
-    client = client_of(server, installation.key())
-    listed = client.models.list()
-    assert [model.id for model in listed.data] == ["claude-a", "claude-b"]
-    assert client.models.retrieve("claude-b").id == "claude-b"
-    with pytest.raises(anthropic.NotFoundError):
-        client.models.retrieve("claude-c")
+    with client_of(server, installation.key()) as client:
+        listed = client.models.list()
+        assert [model.id for model in listed.data] == ["claude-a", "claude-b"]
+        assert client.models.retrieve("claude-b").id == "claude-b"
+        with pytest.raises(anthropic.NotFoundError):
+            client.models.retrieve("claude-c")
 
 
 @pytest.mark.parametrize("path", ["/", "/api", "/api/hello", "/api/api/hello", "/claude", "/v1", "/v1/messages"])

@@ -17,12 +17,12 @@ from relay import metrics, pipeline
 from relay.call import Call, Endpoint, Key, new_call_id
 from relay.dialects import DIALECTS
 from relay.dialects.base import Answer, Dialect
-from relay.slim import Body
 from relay.errors import BodyTooLarge, InvalidRequest, NotAuthenticated, NotPermitted, NotServed, RelayError
 from relay.providers.base import Headers
 from relay.reply import Head, Reply
 from relay.runtime import Runtime, get_runtime
 from relay.settlement import refuse_early
+from relay.slim import Body
 
 MAX_TAGS = 20
 

@@ -11,6 +11,8 @@ from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from ninja import Router
 
+from accounts import health
+from accounts.snapshot import ACCOUNTS
 from relay.api.common import json_response, not_served, read_body
 from relay.internal import HEADER, is_signed
 from relay.probe import test_connection
@@ -53,7 +55,8 @@ async def counters(run: Runtime, asked: Question) -> dict[str, Any]:
 
 
 async def clear_rest(run: Runtime, asked: Question) -> dict[str, Any]:
-    await run.store.clear_rest(asked.account_id)
+    name = next((account.name for account in ACCOUNTS.current if account.id == asked.account_id), "")
+    await health.wake(run.store, asked.account_id, name, now=time.time())
     return {"ok": True}
 
 
