@@ -125,7 +125,7 @@ class Envelope:
     repeats: bool = False
     # Input tokens that the vendor adds unseen, such as the definitions of its own tools.
     hidden_input_tokens: int = 0
-    # Price tiers that can't apply to this body, such as "fast" where it was not asked for.
+    # Price tiers and meters that can't apply to this body, such as "fast" where it was not asked for.
     ruled_out: tuple[str, ...] = ()
 
 

@@ -176,7 +176,8 @@ def _book(
     difference = {
         name: (getattr(record, name) or 0) - (before[name] or 0) for name in (*COUNTS, "cost_nanos") if name in changed
     }
-    RollUpMark.objects.create(hour=booked_at)
+    for hour in {booked_at, _hour(record.created_at)}:
+        RollUpMark.objects.create(hour=hour)
     return UsageCorrection.objects.create(
         record_id=record.pk, booked_at=booked_at, author=author, reason=reason, changes=changed, **difference
     )

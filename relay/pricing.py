@@ -103,7 +103,7 @@ class ModelPrice:
         """The highest rate that a token meter ending in `kind` can have; None = no price known."""
         found: list[int] = []
         for (meter, tier), layers in self.layers.items():
-            if not meter.endswith(kind) or set(tier.split("+")) & set(ruled_out):
+            if not meter.endswith(kind) or {meter, *tier.split("+")} & set(ruled_out):
                 continue
             steps = {0} | {row.above + 1 for rows in layers for row in rows if 0 < row.above < whole_input}
             rates = (self._pick(meter, tier, step, at) for step in steps)

@@ -10,6 +10,7 @@ import msgspec
 
 from relay.call import Envelope
 from relay.dialects import body as json_body
+from relay.dialects.anthropic_usage import CACHE_1H, CACHE_5M
 from relay.dialects.body import Fields
 from relay.errors import InvalidRequest
 
@@ -17,7 +18,7 @@ SESSION_HEADERS = (b"x-session-id", b"session_id", b"session-id", b"x-claude-cod
 OLD_USER_ID = re.compile(r"^user_(?P<user>.*?)_account_.*_session_(?P<session>[0-9A-Za-z-]+)$")
 MAX_NAME = 200  # characters of a model, a session or a user, as the record keeps them
 
-# Beside text, every content block has a source or names a file. An escaped letter could hide either word.
+# Beside text, every content block has a source or names a file.
 NOT_TEXT = (b'"source"', b'"file_id"')
 ESCAPED_LETTER = re.compile(rb"\\u00[4-7]")
 # Work that the vendor does on its own, or state that it holds: tokens that stand nowhere in the body.
@@ -62,6 +63,8 @@ def read(body: bytes, headers: dict[bytes, bytes]) -> Envelope:
     fields = json_body.fields(body)
     session, end_user = _who(fields, headers)
     tools = _tool_types(fields.get("tools"))
+    # An escaped letter could hide any of the words that are looked for below.
+    plain = b"\\u00" not in body or ESCAPED_LETTER.search(body) is None
     return Envelope(
         model=_model(fields),
         stream=_stream(fields),
@@ -69,11 +72,11 @@ def read(body: bytes, headers: dict[bytes, bytes]) -> Envelope:
         affinity=_affinity(fields, session),
         session=session,
         end_user=end_user,
-        inline_text=_inline_text(body),
+        inline_text=plain and not any(marker in body for marker in NOT_TEXT),
         unbounded=_unbounded(fields, tools),
         repeats=json_body.repeats(body, fields),
         hidden_input_tokens=_hidden(tools),
-        ruled_out=("batch",) if "speed" in fields else ("batch", "fast"),
+        ruled_out=_ruled_out(body, fields, plain=plain),
     )
 
 
@@ -174,11 +177,14 @@ def _first_message(messages: bytes) -> bytes:
         return messages
 
 
-def _inline_text(body: bytes) -> bool:
-    """Whether body bytes bound the input tokens: no block has a source, or may hide one behind an escaped letter."""
-    if any(marker in body for marker in NOT_TEXT):
-        return False
-    return b"\\u00" not in body or ESCAPED_LETTER.search(body) is None
+def _ruled_out(body: bytes, fields: Fields, *, plain: bool) -> tuple[str, ...]:
+    """Tiers and meters that this body can't cause: one without marks writes nothing to the cache."""
+    found = ["batch"] if "speed" in fields else ["batch", "fast"]
+    if plain and b'"cache_control"' not in body:
+        found += (CACHE_5M, CACHE_1H)
+    elif plain and b'"1h"' not in body:
+        found.append(CACHE_1H)
+    return tuple(found)
 
 
 def _unbounded(fields: Fields, tools: list[str | None]) -> tuple[str, ...]:
