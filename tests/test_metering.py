@@ -210,7 +210,8 @@ def test_no_bill_exceeds_the_worst_case(model: str, most: int, padding: int, dat
     cuts = sorted(data.draw(st.integers(0, len(made.body))) for _ in range(3))
     parts = [end - start for start, end in zip([0, *cuts], [*cuts, len(made.body)], strict=True)]
     parts[2:] = parts[2:] if cached else [0, 0]
-    usage = Usage(*parts, output_tokens=data.draw(st.integers(0, most)), geo=data.draw(st.sampled_from(["", "us"])))
+    plain, read, five, hour = parts
+    usage = Usage(plain, read, five, hour, data.draw(st.integers(0, most)), geo=data.draw(st.sampled_from(["", "us"])))
     bill = cost(usage, models=(model,), provider="anthropic", book=PRICES, at=NOW)
     assert bill.unpriced or bill.cost <= asked.worst_cost
     assert bill.unpriced == (usage.geo == "us" and model == "claude-haiku-4-5" and bool(bill.lines))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from typing import Any
 
 import msgspec
 
@@ -47,7 +48,7 @@ class _Tool(msgspec.Struct):
 
 class _Block(msgspec.Struct):
     text: str = ""
-    cache_control: msgspec.Raw | None = None
+    cache_control: Any = None
 
 
 _any = msgspec.json.Decoder()

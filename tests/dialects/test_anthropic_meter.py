@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import anthropic
-import httpx2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.call import Endpoint, Outcome, Quantity, Usage, UsageSource
 from relay.dialects.anthropic import Anthropic
+from tests.dialects.anthropic_sdk import sdk
 from tests.dialects.case import metered, outcome_of, whole_outcome
 from tests.providers.case import FIXTURES, fixture
 
@@ -203,16 +202,6 @@ def test_counting_tokens_bills_nothing() -> None:
 # --- the SDK ----------------------------------------------------------------------------------------
 
 
-def sdk(body: bytes, content_type: str) -> anthropic.Anthropic:
-    """A client whose every request gets this answer."""
-
-    def answer(request: httpx2.Request) -> httpx2.Response:
-        return httpx2.Response(200, headers={"content-type": content_type}, content=body)
-
-    client = httpx2.Client(transport=httpx2.MockTransport(answer))
-    return anthropic.Anthropic(api_key="k", max_retries=0, http_client=client)
-
-
 def same_counts(usage: Any, found: Usage) -> None:
     writes = (found.cache_creation_5m_input_tokens or 0) + (found.cache_creation_1h_input_tokens or 0)
     theirs = (usage.input_tokens, usage.cache_read_input_tokens or 0, usage.cache_creation_input_tokens or 0)
@@ -229,13 +218,13 @@ def same_counts(usage: Any, found: Usage) -> None:
     ],
 )
 def test_the_sdk_reads_the_same_counts_from_a_stream(name: str) -> None:
-    client = sdk(fixture(f"anthropic/{name}"), "text/event-stream")
+    client = sdk(fixture(f"anthropic/{name}"), headers={"content-type": "text/event-stream"})
     with client.beta.messages.stream(model="m", max_tokens=9, messages=[{"role": "user", "content": "Hi"}]) as stream:
         same_counts(stream.get_final_message().usage, outcome(name).usage)
 
 
 def test_the_sdk_reads_the_same_counts_from_a_whole_answer() -> None:
-    client = sdk(fixture("anthropic/message.json"), "application/json")
+    client = sdk(fixture("anthropic/message.json"))
     message = client.messages.create(model="m", max_tokens=9, messages=[{"role": "user", "content": "Hi"}])
     same_counts(message.usage, whole("message.json").usage)
 
