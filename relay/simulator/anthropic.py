@@ -13,6 +13,7 @@ from relay.simulator.message import build
 from relay.simulator.prompt import prompt_tokens
 from relay.simulator.script import Script, ScriptError
 
+TOKEN_PATH = "/v1/oauth/token"  # noqa: S105 - a path
 VERSIONS = {"2023-06-01", "2026-10-21"}
 MODELS = (
     ("claude-opus-5-5", "Claude Opus 5.5"),
@@ -55,16 +56,21 @@ class Anthropic(Dialect):
     ping = b'event: ping\ndata: {"type": "ping"}\n\n'
 
     def serves(self, request: Request) -> bool:
-        if not request.path.startswith(("/v1/messages", "/v1/models")):
-            return False
-        return "/messages" in request.path or bool(request.header("anthropic-version"))
+        if request.path == TOKEN_PATH or request.path.startswith("/v1/messages"):
+            return True
+        return request.path.startswith("/v1/models") and bool(request.header("anthropic-version"))
 
     def model(self, request: Request) -> str:
+        if request.path == TOKEN_PATH:
+            # No model here: the script stands in the refresh token, the caller's credential for this path.
+            return refresh_token_of(request)
         if request.path.startswith("/v1/models/"):
             return request.path.removeprefix("/v1/models/")
         return str(request.json().get("model", "")) if request.method == "POST" else ""
 
     def answer(self, request: Request, model: str, script: Script, memory: Memory) -> Reply:
+        if request.path == TOKEN_PATH:
+            return self._refresh(model, memory)
         refusal = self._authenticate(request)
         if refusal:
             return refusal
@@ -102,6 +108,17 @@ class Anthropic(Dialect):
         status, text, code = read_error(name, script, model="")
         return sse("error", error_body(status, script, text=text, code=code, request_id="req_sim_error"))
 
+    def _refresh(self, token: str, memory: Memory) -> Reply:
+        """Return new tokens; each has a name of its own, and the old ones stay good."""
+        if not token or "bad" in token:
+            wrong = {"error": "invalid_grant", "error_description": "Refresh token not found or invalid"}
+            return Reply(status=400, body=encode(wrong))
+        tokens = {
+            "access_token": memory.next_id("sk-ant-oat-sim-"),
+            "refresh_token": memory.next_id("sk-ant-ort-sim-"),
+        }
+        return Reply(body=encode({"token_type": "Bearer", "expires_in": 3600, "scope": "user:inference", **tokens}))
+
     def _authenticate(self, request: Request) -> Reply | None:
         credential = credential_of(request)
         if credential and "bad" not in credential:
@@ -121,6 +138,13 @@ class Anthropic(Dialect):
                 return self.error("nomodel", script=Script(), model=model)
             return Reply(headers=vendor_headers("req_sim_models"), body=encode(model_info(model, known[model])))
         return Reply(headers=vendor_headers("req_sim_models"), body=encode(model_page(request.query)))
+
+
+def refresh_token_of(request: Request) -> str:
+    """Return the refresh token of a JSON or form body."""
+    if request.header("content-type").startswith("application/json"):
+        return str(request.json().get("refresh_token", ""))
+    return parse_qs(request.body.decode()).get("refresh_token", [""])[0]
 
 
 def fault_of(body: dict[str, Any], request: Request) -> str:

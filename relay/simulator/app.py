@@ -9,12 +9,10 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-
 from relay.simulator.base import Dialect, Memory, Reply, credential_of, encode
 from relay.simulator.http import Exchange, Request
 from relay.simulator.play import Player
-from relay.simulator.script import Script, ScriptError, parse, split_name
+from relay.simulator.script import Script, parse, split_name
 
 KEPT_REQUESTS = 1000
 UNREADABLE = {
@@ -72,10 +70,12 @@ class Simulator:
             return
         try:
             model, script = self._script(request, dialect)
-        except (ScriptError, msgspec.DecodeError, ValueError) as error:
-            await send(exchange, dialect.error("400", script=Script(), message=str(error)))
+            reply = self._reply(request, dialect, model=model, script=script)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            # A script or a body that can't be read; a vendor would say 400 too.
+            await send(exchange, dialect.error("400", script=Script(), message=f"{type(error).__name__}: {error}"))
             return
-        await Player(exchange, script, dialect).play(self._reply(request, dialect, model=model, script=script))
+        await Player(exchange, script, dialect).play(reply)
 
     def _script(self, request: Request, dialect: Dialect) -> tuple[str, Script]:
         """Return the plain model name and the script: of the credential, over it the model's, over it the header's."""
@@ -90,13 +90,10 @@ class Simulator:
         return model, script
 
     def _reply(self, request: Request, dialect: Dialect, *, model: str, script: Script) -> Reply:
-        try:
-            if script.has("error"):
-                reply = dialect.error(script.text("error"), script=script, model=model)
-            else:
-                reply = dialect.answer(request, model, script, self._memory)
-        except ScriptError as error:
-            reply = dialect.error("400", script=Script(), message=str(error))
+        if script.has("error"):
+            reply = dialect.error(script.text("error"), script=script, model=model)
+        else:
+            reply = dialect.answer(request, model, script, self._memory)
         return unreadable(reply, script.text("body")) if script.has("body") else reply
 
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 
 from relay.simulator.base import Event
 
-FRAMES = frozenset({"crlf", "cr", "mixed", "multi", "comments", "nospace", "noname", "tail", "bytes", "utf8", "burst"})
 ENDS = (b"\n", b"\r\n", b"\r")
 
 

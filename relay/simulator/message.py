@@ -318,10 +318,10 @@ def iterations(usage: dict[str, Any], *, model: str, script: Script) -> list[dic
     own = {key: usage[key] for key in COUNTED}
     rounds: list[dict[str, Any]] = []
     if script.has("compaction"):
-        read, written = script.text("compaction").split("+")
+        _, (read, written) = script.counts("compaction", 2)
         rounds.append(iteration("compaction", read, written))
     if script.has("advisor"):
-        advisor, read, written = script.text("advisor").rsplit("+", 2)
+        advisor, (read, written) = script.counts("advisor", 2)
         rounds.append({**iteration("advisor_message", read, written), "model": advisor})
     if script.has("fallback"):
         declined = {**own, "output_tokens": 1, "type": "message", "model": model}
@@ -332,11 +332,11 @@ def iterations(usage: dict[str, Any], *, model: str, script: Script) -> list[dic
 COUNTED = ("input_tokens", "output_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "cache_creation")
 
 
-def iteration(kind: str, read: str, written: str) -> dict[str, Any]:
+def iteration(kind: str, read: int, written: int) -> dict[str, Any]:
     return {
         "type": kind,
-        "input_tokens": int(read),
-        "output_tokens": int(written),
+        "input_tokens": read,
+        "output_tokens": written,
         "cache_creation_input_tokens": 0,
         "cache_read_input_tokens": 0,
         "cache_creation": {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": 0},

@@ -24,6 +24,10 @@ KEYS: dict[str, tuple[str, str]] = {
     "cache_read": ("count", "cache read tokens reported"),
     "cache_5m": ("count", "tokens written to the 5 minutes cache, reported"),
     "cache_1h": ("count", "tokens written to the 1 hour cache, reported"),
+    "cache_30m": ("count", "tokens written to OpenAI's 30 minutes cache, reported"),
+    "cache_12h": ("count", "tokens written to OpenAI's 12 hours cache, reported"),
+    "audio_in": ("count", "audio input tokens reported (OpenAI)"),
+    "audio_out": ("count", "audio output tokens reported (OpenAI)"),
     "usage": ("text", "where usage stands: both, start, delta, zero, cache, none"),
     "tier": ("text", "service tier reported"),
     "speed": ("text", "speed reported"),
@@ -44,6 +48,7 @@ KEYS: dict[str, tuple[str, str]] = {
     "kind": ("text", "error type instead of the status's own"),
     "code": ("text", "error code"),
     "message": ("text", "error message"),
+    "reject": ("text", "FIELD: 400 naming it where the request has this field"),
     "body": ("text", "html, empty, notjson, truncated: a body no client can read"),
     "fail": ("point", "STATUS or NAME@POS: an error event inside the stream"),
     "reset": ("point", "POS: TCP reset"),
@@ -98,6 +103,14 @@ class Script:
     def without_faults(self) -> Script:
         return Script({key: value for key, value in self.values.items() if key not in FAULTS})
 
+    def counts(self, key: str, number: int) -> tuple[str, list[int]]:
+        """Return `WORD+1+2` as the word and so many counts; the word is "" where there is none."""
+        parts = self.values[key].split("+")
+        try:
+            return "+".join(parts[:-number]), [int(part) for part in parts[-number:]]
+        except ValueError:
+            raise ScriptError(f"{key} wants {number} numbers at its end, not {self.values[key]!r}") from None
+
     def over(self, other: Script) -> Script:
         """Return both scripts, this one's values first."""
         return Script({**other.values, **self.values})
@@ -126,6 +139,13 @@ def parse(text: str, *, separator: str = ",") -> Script:
 
 
 POINTS = frozenset({"before", "first", "end"})
+# Keys that take one word, or several joined by +, of a closed list.
+WORDS = {
+    "text": {"unicode"},
+    "usage": {"both", "start", "delta", "zero", "cache", "none"},
+    "body": {"html", "empty", "notjson", "truncated"},
+    "frame": {"crlf", "cr", "mixed", "multi", "comments", "nospace", "noname", "tail", "bytes", "utf8", "burst"},
+}
 
 
 def check(script: Script) -> Script:
@@ -138,4 +158,7 @@ def check(script: Script) -> Script:
             raise ScriptError(f"{key} wants a number, not {value!r}") from None
         if wanted == "point" and script.point(key) not in POINTS and not script.point(key).isdigit():
             raise ScriptError(f"{key} wants a position (before, first, a number, end), not {script.point(key)!r}")
+        unknown = script.words(key) - WORDS.get(key, script.words(key))
+        if unknown:
+            raise ScriptError(f"{key} wants {', '.join(sorted(WORDS[key]))}, not {', '.join(sorted(unknown))}")
     return script
