@@ -194,7 +194,10 @@ def test_a_fallback_model_serves_what_the_first_declined(url: str) -> None:
 
 def test_the_sdk_reads_thinking_searches_and_a_tool_call(url: str) -> None:
     client = anthropic.Anthropic(api_key="sk-ant-sim", base_url=url, max_retries=0)
-    schema = {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}}
+    schema: dict[str, object] = {
+        "type": "object",
+        "properties": {"city": {"type": "string"}, "days": {"type": "integer"}},
+    }
     with client.messages.stream(
         model="claude~thinking=20~searches=2",
         max_tokens=1000,
