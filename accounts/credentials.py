@@ -32,7 +32,7 @@ def decrypt(token: bytes | memoryview) -> dict[str, str]:
     except ValueError:
         fields = None
     if not isinstance(fields, dict) or not all(isinstance(value, str) for value in fields.values()):
-        raise CredentialUnreadable("The credential was decrypted, but it is no set of fields.")
+        raise CredentialUnreadable("what was decrypted is no set of fields")
     return fields
 
 
@@ -48,7 +48,7 @@ def decrypt_text(token: bytes | memoryview) -> str:
     try:
         return fernet().decrypt(bytes(token)).decode()
     except (InvalidToken, UnicodeDecodeError):
-        raise CredentialUnreadable("None of the keys in RELAY_SECRET_KEYS decrypts it.") from None
+        raise CredentialUnreadable("None of the keys in RELAY_SECRET_KEYS decrypts it") from None
 
 
 def rotate(token: bytes | memoryview) -> bytes:

@@ -75,7 +75,7 @@ def draw_up(call: Call, accounts: Iterable[Account]) -> Lineup:
         if tier is None:
             out.append((account.name, why))
         elif kind is None:
-            out.append((account.name, account.fault))
+            out.append((account.name, f"this Baton has no kind {account.kind!r}"))
         elif reason := cannot_serve(kind, account, endpoint, model=model, bound=bool(why), addressed=addressed):
             out.append((account.name, reason))
         elif broken := unusable(account, call):

@@ -1,11 +1,10 @@
 """Which accounts may take a call now, best first, with the reason for every one: binding, affinity, then the pool.
 
-`decide` is pure but for `LAST_USED`; `rank` asks the store what it needs; `take` and `free` stand around an attempt.
+`decide` is pure but for `TURNS`; `rank` asks the store what it needs; `take` and `free` stand around an attempt.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,11 +13,12 @@ from typing import Any
 
 from accounts import health, quota
 from accounts.lineup import Candidate, Lineup, eligible, lineup, model_not_found
+from accounts.turns import Turns
 from relay.call import Account, Call, Demand
 from relay.errors import NoAccountAvailable, RelayError, UpstreamOverloaded
 from relay.state.base import Rest, Store
 
-__all__ = ["LAST_USED", "Picture", "Ranking", "candidates", "decide", "eligible", "free", "rank", "take"]
+__all__ = ["TURNS", "Picture", "Ranking", "candidates", "decide", "eligible", "free", "rank", "take"]
 
 AFFINITY = 3600.0  # seconds since the conversation's last call
 LEASE = 120.0  # seconds that a slot outlives a relay that died; live calls renew theirs
@@ -27,9 +27,7 @@ FULL = 2.0  # seconds: when a slot will be free is not known
 LONGEST_WAIT = 1800.0
 LISTED = 100  # accounts named on a record
 
-# When this process last used each account: (Unix seconds, running number). Spreads calls where nothing is in flight.
-LAST_USED: dict[int, tuple[float, int]] = {}
-_turn = itertools.count(1)
+TURNS = Turns()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +64,7 @@ class LeftOut:
     rest: Rest | None = None
 
 
-Place = tuple[int, bool, int, float, float, int, int]
+Place = tuple[int, bool, int, float, tuple[float, int], int]
 
 
 async def rank(call: Call, *, accounts: Sequence[Account], store: Store, now: float) -> Ranking:
@@ -120,7 +118,7 @@ def decide(call: Call, found: Lineup, picture: Picture, *, now: float) -> Rankin
         rests = known_rests(candidate, picture) if picture.rests else ()
         if rests:
             recovering[candidate.account.id] = tuple(rest.model for rest in rests)
-        taken.append(placed(candidate, picture, now=now, half_open=bool(rests)))
+        taken.append(placed(candidate, picture, half_open=bool(rests)))
     if not taken:
         return last_resort(found, left, picture, now=now)
     taken.sort(key=itemgetter(0))
@@ -159,18 +157,16 @@ def known_rests(candidate: Candidate, picture: Picture) -> tuple[Rest, ...]:
     return tuple(rest for rest in both if rest is not None)
 
 
-def placed(candidate: Candidate, picture: Picture, *, now: float, half_open: bool) -> tuple[Place, Candidate, str]:
-    """Where the candidate stands, and why. The longest idle goes first, counted by weight: a weight also tells where
-    nothing is in flight."""
+def placed(candidate: Candidate, picture: Picture, *, half_open: bool) -> tuple[Place, Candidate, str]:
+    """Where the candidate stands, and why."""
     account = candidate.account
     flying = picture.in_flight.get(account.id, 0)
-    used, turn = LAST_USED.get(account.id, (0.0, 0))
     own = account.id == picture.pinned
-    idle = (now - used) * account.weight
-    place = (candidate.tier, not own, account.priority, flying / account.weight, -idle, turn, account.id)
+    load = flying / account.weight
+    place = (candidate.tier, not own, account.priority, load, TURNS.place(account), account.id)
     why = "same conversation" if own else candidate.why or f"priority {account.priority}"
-    load = f", {flying} in flight" if flying else ""
-    return place, candidate, why + load + (", first call after its rest" if half_open else "")
+    busy = f", {flying} in flight" if flying else ""
+    return place, candidate, why + busy + (", first call after its rest" if half_open else "")
 
 
 def last_resort(found: Lineup, left: list[LeftOut], picture: Picture, *, now: float) -> Ranking:
@@ -244,7 +240,7 @@ async def take(
         await store.free_slot(account.id, call.id)
         return False
     health.expect_recovery(account.id, models)
-    LAST_USED[account.id] = (now, next(_turn))
+    TURNS.took(account)
     await pin(call, account, store=store, now=now, ranking=ranking)
     return True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,8 @@ from accounts.kinds import kinds
 from relay.call import Account, LimitRule
 from relay.state.snapshot import Snapshot
 
+logger = logging.getLogger(__name__)
+
 TABLES = ("accounts_account", "accounts_account_groups", "accounts_accountgroup", "apikeys_limit")
 CONCURRENCY = "concurrency"
 
@@ -18,7 +21,17 @@ CONCURRENCY = "concurrency"
 def load_accounts() -> tuple[Account, ...]:
     """Return every account that is not deleted, switched-off ones included; three queries."""
     rows = models.Account.objects.alive().order_by("id").prefetch_related("groups", "limits")
-    return tuple(account_of(row) for row in rows)
+    return tuple(readable(row) for row in rows)
+
+
+def readable(row: models.Account) -> Account:
+    """`account_of`, whatever stands in the row: one that nobody foresaw must not keep the others from being loaded."""
+    try:
+        return account_of(row)
+    except Exception as error:
+        logger.exception("Account %s can't be read", row.pk)
+        fault = f"this row can't be read ({type(error).__name__})"
+        return Account(row.pk, str(row.name), str(row.kind), "", "", active=False, fault=fault)
 
 
 def account_of(row: models.Account) -> Account:

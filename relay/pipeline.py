@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from functools import partial
 
 from accounts import health, selection
 from accounts.selection import Ranking
@@ -90,7 +91,8 @@ async def fly(flight: Flight, ranking: Ranking) -> Last:
     accounts = ranking.accounts[: run.max_attempts]
     failures: list[UpstreamError] = []
     for position, account in enumerate(accounts):
-        if not await selection.take(call, account, store=run.store, now=time.time(), ranking=ranking):
+        use = partial(demand, run, call, [account])
+        if not await selection.take(call, account, store=run.store, now=time.time(), ranking=ranking, demand=use):
             continue
         try:
             return await attempt(flight, account)

@@ -6,7 +6,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from accounts import health, selection
+from accounts import health, quota, selection
 from apikeys import admission
 from relay import metering, metrics
 from relay.answer import Last, own_headers
@@ -62,6 +62,7 @@ async def settle(flight: Flight, error: End) -> End:
     await admission.settle(
         flight.run.store, flight.reservation, tokens=tokens, cost=flight.record.cost_nanos, now=time.time()
     )
+    await quota.settle(flight.call, flight.record, store=flight.run.store, now=time.time())
     metrics.count(flight.record)
     try:
         await flight.run.journal.close(flight.record)
@@ -106,7 +107,8 @@ async def settle_account(flight: Flight, error: End) -> None:
     run, account, meter = flight.run, flight.account, flight.meter
     if account is None or meter is None:
         return
-    if error is None and not meter.error:
+    answered = error is None or (isinstance(error, ClientLeft) and flight.forwarded)
+    if answered and not meter.error:
         await health.succeeded(run.store, account, flight.model, now=time.time())
     elif error is None:
         failed = UpstreamFailed("The upstream failed inside its stream.", reason=meter.error, rest="5xx")

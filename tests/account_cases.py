@@ -49,7 +49,7 @@ def call(
 
 def forget() -> None:
     """What this process remembers of accounts, as after a start."""
-    selection.LAST_USED.clear()
+    selection.TURNS.forget()
     health._recovering.clear()
     health._failing.clear()
     events._noted.clear()

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-import pytest
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 
+import pytest
+from asgiref.sync import async_to_sync
+from hypothesis import given
+from hypothesis import strategies as st
+
+from accounts import health, selection
 from accounts.lineup import lineup, model_not_found
-from accounts.selection import Picture, Ranking, decide
+from accounts.selection import Picture, Ranking, candidates, decide, eligible, free, rank, take
 from relay.call import Account, BindingRule, Call
-from relay.errors import ModelNotFound, NoAccountAvailable, UpstreamOverloaded
+from relay.errors import ModelNotFound, NoAccountAvailable, RelayError, UpstreamError, UpstreamOverloaded
 from relay.state.base import Rest
+from relay.state.memory import MemoryStore
 from tests.account_cases import MODEL, NOW, account, call, forget, key
 
 
@@ -111,3 +120,449 @@ def test_rejected_credentials_everywhere_are_no_account_available() -> None:
         1000,
         {"a": "rests 1000 s after its credential or balance was rejected"},
     )
+
+
+# -- bindings, addresses, other dialects -----------------------------------------------------------------
+
+
+def test_a_group_binds_all_its_accounts() -> None:
+    grouped = account("grouped", groups=frozenset({7}))
+    assert names(ranked(call(of=key(BindingRule(group_id=7))), A, grouped, B)) == ["grouped"]
+
+
+def test_with_fallback_the_pool_comes_after_the_bound_ones_even_for_the_same_conversation() -> None:
+    bound = account("bound", priority=90)
+    asked = call(of=key(BindingRule(account_id=bound.id, fallback=True)), conversation="c1")
+    assert names(ranked(asked, A, bound, picture=Picture(pinned=A.id))) == ["bound", "a"]
+
+
+def test_one_binding_with_fallback_opens_the_pool_for_the_key() -> None:
+    bindings = (BindingRule(account_id=A.id), BindingRule(account_id=B.id, fallback=True))
+    assert names(ranked(call(of=key(*bindings)), A, B, C))[2:] == ["c"]
+
+
+ROUTER = account("router", kind="ccr")
+
+
+def test_an_addressed_model_goes_to_routers_only() -> None:
+    ranking = ranked(call("ccr,some-model"), A, ROUTER)
+    assert ranking.reasons == (
+        ("router", "priority 50"),
+        ("a", "the model is addressed to another kind of account"),
+    )
+
+
+def test_a_router_takes_plain_models_when_bound() -> None:
+    assert names(ranked(call(of=key(BindingRule(account_id=ROUTER.id))), A, ROUTER)) == ["router"]
+
+
+def test_not_found_says_the_address_under_which_it_is_served() -> None:
+    with pytest.raises(ModelNotFound) as caught:
+        ranked(call("some-model"), ROUTER)
+    assert caught.value.message.endswith("It is served as ccr,some-model.")
+
+
+def test_not_found_says_the_path_of_another_dialect() -> None:
+    other = account("other", kind="openai_compatible")
+    with pytest.raises(ModelNotFound) as caught:
+        ranked(call("some-model"), other)
+    assert caught.value.message == (
+        "No account of this key serves the model 'some-model' here. It is served under /v1/chat/completions."
+    )
+    assert dict(caught.value.candidates) == {"other": "does not speak the anthropic dialect"}
+
+
+def test_not_found_tells_nothing_of_accounts_that_the_key_may_not_use() -> None:
+    other = account("other", kind="openai_compatible")
+    with pytest.raises(ModelNotFound) as caught:
+        ranked(call("m", of=key(BindingRule(account_id=A.id + 1))), other)
+    assert caught.value.message == "No account of this key serves the model 'm' here."
+
+
+def test_a_kind_that_is_not_there_any_more_loses_only_its_own_accounts() -> None:
+    gone = account("gone", kind="vanished", fault="this Baton has no kind 'vanished'")
+    assert dict(ranked(call(), A, gone).reasons)["gone"] == "this Baton has no kind 'vanished'"
+
+
+# -- operator's tests, ties --------------------------------------------------------------------------------
+
+
+def test_an_operators_test_goes_to_its_account_whatever_its_state() -> None:
+    off = account("off", active=False, slots=1, expires_at=NOW - 1)
+    picture = Picture(rests={(off.id, ""): Rest(off.id, "", NOW + 999, "credential")}, in_flight={off.id: 5})
+    ranking = ranked(call(origin="operator", account_id=off.id), A, off, picture=picture)
+    assert (names(ranking), ranking.recovering, ranking.half_open) == (["off"], {off.id: ("",)}, False)
+
+
+def test_a_tied_conversation_goes_to_its_account_or_nowhere() -> None:
+    tied = Picture(tied=A.id)
+    assert names(ranked(call(), A, B, picture=tied)) == ["a"]
+    with pytest.raises(NoAccountAvailable) as caught:
+        ranked(call(), A, B, picture=replace(tied, rests={(A.id, ""): Rest(A.id, "", NOW + 40, "credential")}))
+    assert (caught.value.retry_after, dict(caught.value.candidates)["b"]) == (
+        40,
+        "the conversation is tied to another account",
+    )
+
+
+def test_a_stored_response_and_encrypted_reasoning_tie() -> None:
+    store = MemoryStore()
+    async_to_sync(store.set_response_owner)("resp_1", 1, B.id, now=NOW)
+    assert names(run(call(envelope={"previous_response_id": "resp_1"}), A, B, C, store=store)) == ["b"]
+    async_to_sync(store.set_affinity)(1, f"c1/{MODEL}", C.id, now=NOW, ttl=60)
+    assert names(run(call(conversation="c1", envelope={"tied": True}), A, B, C, store=store)) == ["c"]
+
+
+def test_a_tie_to_an_account_that_is_gone_binds_nobody() -> None:
+    store = MemoryStore()
+    async_to_sync(store.set_response_owner)("resp_1", 1, 999_999, now=NOW)
+    assert len(names(run(call(envelope={"previous_response_id": "resp_1"}), A, B, store=store))) == 2
+
+
+# -- nobody ------------------------------------------------------------------------------------------------
+
+
+def test_the_wait_is_until_the_first_account_frees() -> None:
+    rests = (Rest(A.id, "", NOW + 700, "credential"), Rest(B.id, "", NOW + 90.2, "credential"))
+    with pytest.raises(NoAccountAvailable) as caught:
+        ranked(call(), A, B, picture=resting(*rests))
+    assert caught.value.retry_after == 91
+    assert caught.value.message == "No account can take this call now; the first may be free again in 91 s."
+
+
+def test_no_wait_is_longer_than_half_an_hour() -> None:
+    with pytest.raises(NoAccountAvailable) as caught:
+        ranked(call(), A, picture=resting(Rest(A.id, "", NOW + 9999, "credential")))
+    assert caught.value.retry_after == 1800
+
+
+def test_full_accounts_free_soon() -> None:
+    full = account("full", slots=2)
+    with pytest.raises(NoAccountAvailable) as caught:
+        ranked(call(), full, picture=Picture(in_flight={full.id: 2}))
+    assert caught.value.retry_after == 2
+
+
+def test_accounts_out_of_service_are_not_worth_a_retry() -> None:
+    with pytest.raises(NoAccountAvailable) as caught:
+        ranked(call(), account("off", active=False), account("broken", fault="credential can't be decrypted"))
+    assert (caught.value.retry_after, caught.value.should_retry) == (60, False)
+
+
+def test_one_account_that_waits_for_something_else_makes_it_no_429() -> None:
+    with pytest.raises(NoAccountAvailable):
+        ranked(
+            call(),
+            A,
+            B,
+            picture=resting(Rest(A.id, MODEL, NOW + 90, "429", named=True), Rest(B.id, "", NOW + 95, "credential")),
+        )
+
+
+def test_no_client_ever_reads_the_name_of_an_account() -> None:
+    secret = account("secret-name")
+    for picture in (
+        resting(Rest(secret.id, "", NOW + 9, "credential")),
+        resting(Rest(secret.id, MODEL, NOW + 9, "429", named=True)),
+    ):
+        with pytest.raises(RelayError) as caught:
+            ranked(call(), secret, picture=picture)
+        assert "secret-name" not in caught.value.message
+
+
+def test_guesses_that_rest_everywhere_are_tried_in_the_order_in_which_they_end() -> None:
+    rests = (
+        Rest(A.id, MODEL, NOW + 500, "529"),
+        Rest(B.id, MODEL, NOW + 50, "503"),
+        Rest(C.id, "", NOW + 5, "credential"),
+    )
+    assert names(ranked(call(), A, B, C, picture=resting(*rests))) == ["b", "a"]
+
+
+def test_a_model_rests_for_its_own_calls_only() -> None:
+    picture = resting(Rest(A.id, MODEL, NOW + 500, "529"))
+    assert names(ranked(call(), A, B, picture=picture)) == ["b"]
+    assert len(names(ranked(call("claude-haiku-5"), A, B, picture=picture))) == 2
+
+
+def test_the_rest_is_of_the_model_as_the_upstream_knows_it() -> None:
+    mapped = account("mapped", model_map={MODEL: "upstream-name"})
+    picture = resting(Rest(mapped.id, "upstream-name", NOW + 500, "529"))
+    assert names(ranked(call(), mapped, A, picture=picture)) == ["a"]
+
+
+# -- with a store: affinity, slots, probes ---------------------------------------------------------------------
+
+
+def run(asked: Call, *accounts: Account, store: MemoryStore, now: float = NOW) -> Ranking:
+    return async_to_sync(rank)(asked, accounts=accounts, store=store, now=now)
+
+
+def take_first(asked: Call, ranking: Ranking, *, store: MemoryStore, now: float) -> Account:
+    """What the pipeline does: take the first that can be taken."""
+    for item in ranking.accounts:
+        if async_to_sync(take)(asked, item, store=store, now=now, ranking=ranking):
+            return item
+    raise AssertionError("none could be taken")
+
+
+def carried(asked: Call, accounts: Sequence[Account], *, store: MemoryStore, now: float) -> Account:
+    taken = take_first(asked, run(asked, *accounts, store=store, now=now), store=store, now=now)
+    async_to_sync(health.succeeded)(store, taken, MODEL, now=now)
+    async_to_sync(free)(asked, taken, store=store)
+    return taken
+
+
+THREE = (A, B, C)
+
+
+def conversations(accounts: Sequence[Account], *, store: MemoryStore, turns: range) -> list[list[str]]:
+    """20 conversations, turn by turn; the names of the accounts that answered each."""
+    return [
+        [
+            carried(call(conversation=f"c{number}"), accounts, store=store, now=NOW + 20 * turn + number).name
+            for turn in turns
+        ]
+        for number in range(20)
+    ]
+
+
+def test_twenty_conversations_of_ten_turns_never_switch_and_spread_evenly() -> None:
+    answered = conversations(THREE, store=MemoryStore(), turns=range(10))
+    assert all(len(set(turns)) == 1 for turns in answered)
+    spread = Counter(turns[0] for turns in answered)
+    assert len(spread) == 3 and max(spread.values()) <= 2 * min(spread.values())
+
+
+def test_an_account_switched_off_costs_each_of_its_conversations_exactly_one_re_pin() -> None:
+    store = MemoryStore()
+    before = conversations(THREE, store=store, turns=range(5))
+    without = (replace(A, active=False), B, C)
+    after = conversations(without, store=store, turns=range(5, 10))
+    for earlier, later in zip(before, after, strict=True):
+        assert len(set(later)) == 1 and (later[0] == earlier[0]) == (earlier[0] != "a")
+    assert any(earlier[0] == "a" for earlier in before)
+
+
+def test_at_once_calls_spread_by_weight() -> None:
+    store, light, heavy = MemoryStore(), account("light"), account("heavy", weight=3)
+    taken = []
+    for _ in range(40):
+        asked = call()
+        taken.append(take_first(asked, run(asked, light, heavy, store=store), store=store, now=NOW).name)
+    assert Counter(taken) == {"heavy": 30, "light": 10}
+
+
+def test_one_after_the_other_calls_spread_by_weight_too() -> None:
+    store, light, heavy = MemoryStore(), account("light"), account("heavy", weight=3)
+    taken = Counter(carried(call(), (light, heavy), store=store, now=NOW + second).name for second in range(400))
+    assert taken == {"heavy": 300, "light": 100}
+
+
+def test_equal_accounts_take_turns_in_order_of_last_use() -> None:
+    store = MemoryStore()
+    assert [carried(call(), THREE, store=store, now=NOW).name for _ in range(7)] == list("abcabca")
+
+
+def test_an_account_that_comes_back_does_not_catch_up() -> None:
+    store = MemoryStore()
+    for _ in range(50):
+        carried(call(), (A, B), store=store, now=NOW)
+    taken = Counter(carried(call(), THREE, store=store, now=NOW).name for _ in range(30))
+    assert taken == {"a": 10, "b": 10, "c": 10}
+
+
+def test_affinity_is_each_keys_own_and_slides_for_an_hour() -> None:
+    store, accounts = MemoryStore(), THREE
+    first = carried(call(conversation="c"), accounts, store=store, now=NOW)
+    other = run(call(conversation="c", of=key(number=2)), *accounts, store=store)
+    assert other.pinned is None
+    for minutes in (50, 100, 150):
+        assert run(call(conversation="c"), *accounts, store=store, now=NOW + 60 * minutes).pinned == first.id
+    assert run(call(conversation="c"), *accounts, store=store, now=NOW + 60 * 211).pinned is None
+
+
+def test_two_models_of_one_conversation_do_not_move_each_other() -> None:
+    store = MemoryStore()
+    opus, haiku = account("opus", model_map={MODEL: MODEL}), account("haiku", model_map={"haiku": "haiku"})
+    opus_too = account("opus-too", model_map={MODEL: MODEL})
+    accounts = (opus, haiku, opus_too)
+    first = carried(call(conversation="c"), accounts, store=store, now=NOW)
+    for second in range(1, 10):
+        carried(call("haiku", conversation="c"), accounts, store=store, now=NOW + second)
+        assert carried(call(conversation="c"), accounts, store=store, now=NOW + second) == first
+
+
+def test_a_full_account_keeps_its_conversation() -> None:
+    store, one, two = MemoryStore(), account("one", slots=1, priority=1), account("two")
+    first, meanwhile, later = call(conversation="c"), call(conversation="c"), call(conversation="c")
+    assert take_first(first, run(first, one, two, store=store), store=store, now=NOW) is one
+    assert take_first(meanwhile, run(meanwhile, one, two, store=store), store=store, now=NOW) is two
+    async_to_sync(free)(first, one, store=store)
+    assert names(run(later, one, two, store=store))[0] == "one"
+
+
+def test_slots_are_never_overfilled_by_rankings_made_at_the_same_moment() -> None:
+    store, small = MemoryStore(), account("small", slots=3)
+    asked = [call() for _ in range(10)]
+    rankings = [run(item, small, store=store) for item in asked]
+    taken = [
+        async_to_sync(take)(item, small, store=store, now=NOW, ranking=ranking)
+        for item, ranking in zip(asked, rankings, strict=True)
+    ]
+    assert taken.count(True) == 3
+
+
+def failing(rest: str = "529", status: int = 529) -> UpstreamError:
+    return UpstreamOverloaded("busy", status=status, rest=rest)
+
+
+def test_twenty_overloads_of_the_only_account_and_the_next_call_succeeds_at_once() -> None:
+    store = MemoryStore()
+    for second in range(20):
+        asked = call()
+        ranking = run(asked, A, store=store, now=NOW + second)
+        taken = take_first(asked, ranking, store=store, now=NOW + second)
+        async_to_sync(health.failed)(store, taken, MODEL, failing(), last=True, now=NOW + second)
+        async_to_sync(free)(asked, taken, store=store)
+    assert async_to_sync(store.rests)(now=NOW + 20) == {}
+    assert carried(call(), (A,), store=store, now=NOW + 20) is A
+
+
+def test_after_a_rest_one_call_goes_first_and_its_success_opens_the_account() -> None:
+    store = MemoryStore()
+    async_to_sync(health.failed)(store, A, MODEL, failing(), last=False, now=NOW)
+    later = NOW + 601
+    probe, other, after = call(), call(), call()
+    rankings = [run(item, A, store=store, now=later) for item in (probe, other)]
+    assert rankings[0].reasons == (("a", "priority 50, first call after its rest"),)
+    assert async_to_sync(take)(probe, A, store=store, now=later, ranking=rankings[0])
+    assert not async_to_sync(take)(other, A, store=store, now=later, ranking=rankings[1])
+    assert async_to_sync(store.in_flight)([A.id], now=later) == {A.id: 1}
+    async_to_sync(health.succeeded)(store, A, MODEL, now=later)
+    assert run(after, A, store=store, now=later).recovering == {}
+
+
+def test_a_probe_that_fails_rests_the_account_again() -> None:
+    store = MemoryStore()
+    for _ in range(3):
+        async_to_sync(health.failed)(store, A, MODEL, failing("5xx", 500), last=False, now=NOW)
+    later, probe = NOW + 301, call()
+    ranking = run(probe, A, B, store=store, now=later)
+    assert async_to_sync(take)(probe, A, store=store, now=later, ranking=ranking)
+    async_to_sync(health.failed)(store, A, MODEL, failing("5xx", 500), last=False, now=later)
+    assert names(run(call(), A, B, store=store, now=later)) == ["b"]
+
+
+def test_a_probe_that_died_leaves_its_place_to_another() -> None:
+    store = MemoryStore()
+    async_to_sync(health.failed)(store, A, MODEL, failing(), last=False, now=NOW)
+    later, lost, next_one = NOW + 601, call(), call()
+    assert async_to_sync(take)(lost, A, store=store, now=later, ranking=run(lost, A, store=store, now=later))
+    later += selection.PROBE_LEASE + 1
+    assert async_to_sync(take)(next_one, A, store=store, now=later, ranking=run(next_one, A, store=store, now=later))
+
+
+def test_the_last_one_left_is_tried_without_waiting_for_a_probe() -> None:
+    store = MemoryStore()
+    async_to_sync(health.failed)(store, A, MODEL, failing(), last=False, now=NOW)
+    asked = [call(), call()]
+    for item in asked:
+        ranking = run(item, A, store=store, now=NOW + 1)
+        assert async_to_sync(take)(item, A, store=store, now=NOW + 1, ranking=ranking)
+    async_to_sync(health.succeeded)(store, A, MODEL, now=NOW + 2)
+    assert async_to_sync(store.rests)(now=NOW + 2) == {}
+
+
+# -- who may at all: what admission asks before it reserves ---------------------------------------------------
+
+
+def test_eligible_are_those_in_service_or_else_all_that_could_be() -> None:
+    off = account("off", active=False)
+    assert eligible(call(), (A, off, ROUTER)) == [A]
+    assert eligible(call(), (off, ROUTER)) == [off]
+    with pytest.raises(ModelNotFound):
+        eligible(call(), (ROUTER,))
+
+
+def test_a_new_snapshot_is_seen_at_once() -> None:
+    asked = call()
+    assert eligible(asked, (A, B)) == [A, B]
+    assert eligible(asked, (B,)) == [B]
+
+
+def test_the_record_names_a_hundred_accounts_and_the_one_that_answered() -> None:
+    rows = candidates([(f"a{number}", "priority 50") for number in range(150)], taken="a149")
+    assert (len(rows), rows[100]) == (102, {"account": "a149", "taken": True, "reason": "priority 50"})
+    assert rows[101]["reason"] == "and 49 more accounts"
+
+
+# -- whatever the state: nobody who may not is ever ranked, and everybody has a reason ------------------------
+
+KINDS = st.sampled_from(["claude_official", "claude_console", "ccr", "openai_compatible", "vanished"])
+MODELS = st.sampled_from([MODEL, "other", "ccr,other"])
+ACCOUNTS = st.lists(
+    st.builds(
+        account,
+        st.sampled_from([f"account-{letter}" for letter in "abcdefgh"]),
+        kind=KINDS,
+        active=st.booleans(),
+        expires_at=st.none() | st.floats(NOW - 5, NOW + 5),
+        fault=st.sampled_from(["", "", "credential can't be decrypted"]),
+        slots=st.integers(0, 3),
+        weight=st.integers(1, 5),
+        priority=st.integers(1, 3),
+        model_map=st.sampled_from([{}, {MODEL: "x"}, {"other": "other"}]),
+        groups=st.frozensets(st.integers(1, 3)),
+    ),
+    unique_by=lambda item: item.id,
+    max_size=8,
+)
+
+
+@given(st.data())
+def test_whatever_the_state_only_who_may_is_ranked_and_everybody_has_one_reason(data: st.DataObject) -> None:
+    accounts = tuple(data.draw(ACCOUNTS))
+    ids = st.sampled_from([item.id for item in accounts] or [0])
+    binding = st.builds(BindingRule, account_id=ids, fallback=st.booleans())
+    asked = call(data.draw(MODELS), of=key(*data.draw(st.lists(binding, max_size=2))))
+    rests = data.draw(
+        st.lists(
+            st.builds(
+                Rest,
+                ids,
+                st.sampled_from(["", MODEL, "other", "x"]),
+                st.floats(NOW - 50, NOW + 50),
+                st.sampled_from(["429", "529", "credential", "model"]),
+                st.booleans(),
+            )
+        )
+    )
+    picture = Picture(
+        rests={(rest.account_id, rest.model): rest for rest in rests},
+        in_flight={item.id: data.draw(st.integers(0, 4)) for item in accounts},
+        pinned=data.draw(st.none() | ids),
+    )
+    try:
+        ranking = ranked(asked, *accounts, picture=picture)
+    except RelayError as error:
+        reasons = error.candidates
+    else:
+        reasons = ranking.reasons
+        bound = {rule.account_id for rule in asked.key.bindings}
+        fallback = not bound or any(rule.fallback for rule in asked.key.bindings)
+        for item in ranking.accounts:
+            assert item.active and not item.fault and (item.expires_at is None or item.expires_at > NOW)
+            assert item.id in bound or fallback
+            assert not item.slots or picture.in_flight[item.id] < item.slots
+            model = asked.envelope.model.removeprefix("ccr,") if item.kind == "ccr" else asked.envelope.model
+            assert not item.model_map or model in item.model_map
+            model = item.model_map.get(model, model)
+            live = [
+                rest for rest in rests if rest.account_id == item.id and rest.until > NOW and rest.model in {"", model}
+            ]
+            known = [rest for rest in live if picture.rests[rest.account_id, rest.model] is rest]
+            assert all(health.is_guess(rest) for rest in known)
+        assert len({item.id for item in ranking.accounts}) == len(ranking.accounts) > 0
+    assert sorted(name for name, _ in reasons) == sorted(item.name for item in accounts)
+    assert all(reason for _, reason in reasons)
