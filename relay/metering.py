@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from relay.call import Call, Demand, Outcome, Record, Usage, UsageSource
+from relay.call import Call, Demand, Envelope, Outcome, Record, Usage, UsageSource
+from relay.dialects import DIALECTS
 from relay.pricing import UNITS, ModelPrice, PriceBook, cost
 
 BYTES_PER_TOKEN = 4
@@ -74,7 +75,8 @@ def demand(call: Call, *, prices: PriceBook, provider: str, model: str) -> Deman
     """What the call may use: an estimate, and the worst case at the dearest rate that could apply."""
     if not call.endpoint.metered:
         return Demand(tokens=0, cost=0, worst_tokens=0, worst_cost=0)
-    envelope, price = call.envelope, prices.find(provider, model)
+    envelope = DIALECTS[call.endpoint.dialect].bounded(call.body, call.envelope)
+    price = prices.find(provider, model)
     tokens = max(1, len(call.body) // BYTES_PER_TOKEN)
     estimate = _priced(tokens, price, at=call.created_at)
     window = price.context_window if price is not None else None
@@ -87,7 +89,7 @@ def demand(call: Call, *, prices: PriceBook, provider: str, model: str) -> Deman
         unbounded = f"content that is not inline text (the context window of {model} is not known)"
     if not unbounded and output_bound is None:
         unbounded = "max_tokens (missing)"
-    worst_cost = _worst_cost(price, call, input_bound or 0, output_bound or 0)
+    worst_cost = _worst_cost(price, envelope, input_bound or 0, output_bound or 0, at=call.created_at)
     if not unbounded and worst_cost is None:
         unbounded = f"model ({model} has no price)"
     return Demand(
@@ -106,15 +108,16 @@ def _priced(tokens: int, price: ModelPrice | None, *, at: float) -> int:
     return math.ceil(tokens * rate.rate / UNITS) if rate is not None else 0
 
 
-def _worst_cost(price: ModelPrice | None, call: Call, input_bound: int, output_bound: int) -> int | None:
+def _worst_cost(
+    price: ModelPrice | None, envelope: Envelope, input_bound: int, output_bound: int, *, at: float
+) -> int | None:
     """Nano-dollars that the call can't exceed; None where its model has no price."""
     if price is None:
         return None
-    at, ruled_out = call.created_at, call.envelope.ruled_out
     bounds = {"input_tokens": input_bound, "output_tokens": output_bound}
     whole = 0
     for kind, bound in bounds.items():
-        rate = price.dearest(kind, whole_input=input_bound, at=at, ruled_out=ruled_out)
+        rate = price.dearest(kind, whole_input=input_bound, at=at, ruled_out=envelope.ruled_out)
         if rate is None and bound:
             return None  # an embedding has no output, and its model no price for one
         whole += bound * (rate or 0)

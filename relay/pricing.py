@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
+from functools import lru_cache
 
 from relay.call import Line, Quantity, Usage
 
@@ -94,10 +95,7 @@ class ModelPrice:
 
     def tier_of(self, usage: Usage) -> str:
         """The price tier that service tier, speed and place make together, such as "fast+us"; "" = standard."""
-        if not (usage.service_tier or usage.speed or usage.geo):
-            return ""
-        names = {name.lower() for name in (usage.service_tier, usage.speed, usage.geo)}
-        return "+".join(sorted(name for name in names if name not in STANDARD or (name and name in self.tiers)))
+        return _tier(usage.service_tier, usage.speed, usage.geo, self.tiers)
 
     def dearest(self, kind: str, *, whole_input: int, at: float, ruled_out: Sequence[str] = ()) -> int | None:
         """The highest rate that a token meter ending in `kind` can have; None = no price known."""
@@ -126,6 +124,12 @@ class ModelPrice:
             if based:
                 break  # whoever sets a base rate sets the whole ladder
         return best
+
+
+@lru_cache(maxsize=1024)
+def _tier(service_tier: str, speed: str, geo: str, known: frozenset[str]) -> str:
+    names = {name.lower() for name in (service_tier, speed, geo)}
+    return "+".join(sorted(name for name in names if name not in STANDARD or (name and name in known)))
 
 
 class PriceBook:
@@ -252,7 +256,7 @@ def cost(usage: Usage, *, models: Sequence[str], provider: str, book: PriceBook,
         lines=tuple(billing.lines),
         cost=sum(line.cost for line in billing.lines),
         unpriced=any(line.rate is None for line in billing.lines),
-        version=version_of(billing.rows),
+        version=version_of(frozenset(billing.rows)),
     )
 
 
@@ -274,7 +278,8 @@ def _special(name: str) -> str:
     return "" if name.lower() in STANDARD else name
 
 
-def version_of(rows: Iterable[int]) -> str:
+@lru_cache(maxsize=1024)
+def version_of(rows: frozenset[int]) -> str:
     """Name the price rows that were used: their ids, runs of them as "first-last"."""
     parts: list[list[int]] = []
     for row in sorted(rows):

@@ -18,9 +18,10 @@ from hypothesis.extra.django import TestCase
 from relay.call import Outcome, Quantity, Record, Usage, UsageSource, new_call_id
 from relay.corrections import CorrectionError, correct
 from relay.metering import book
-from relay.models import BillingPeriod, RollUpMark, UsageCorrection, UsageRecord
+from relay.models import BillingPeriod, RollUpMark, UsageCorrection, UsageHour, UsageRecord
 from relay.prices import load_prices, set_rates
 from relay.pricing import PriceBook
+from relay.rollup import roll_up
 
 MADE = datetime(2026, 10, 20, 13, 37, 5, tzinfo=UTC)
 NOW = datetime(2026, 11, 22, 12, 30, tzinfo=UTC)
@@ -88,6 +89,22 @@ def test_a_closed_period_keeps_its_figures() -> None:
     correction = fix(saved(), output_tokens=0)
     assert correction.booked_at == datetime(2026, 11, 22, 12, tzinfo=UTC)
     assert set(RollUpMark.objects.values_list("hour", flat=True)) == {correction.booked_at, HOUR}
+
+
+@pytest.mark.django_db
+def test_roll_ups_follow_and_a_closed_month_does_not_move() -> None:
+    record = saved()
+    fix(record, output_tokens=60)
+    roll_up()
+    assert hours() == [(HOUR, 60, 22_600_000)]
+    BillingPeriod.objects.create(start=date(2026, 10, 1), end=date(2026, 11, 1), closed_at=NOW)
+    later = fix(record, output_tokens=70).booked_at
+    roll_up()
+    assert hours() == [(HOUR, 60, 22_600_000), (later, 10, 100_000)]
+
+
+def hours() -> list[tuple[datetime, int, int]]:
+    return list(UsageHour.objects.order_by("hour").values_list("hour", "output_tokens", "cost_nanos"))
 
 
 @pytest.mark.django_db

@@ -81,7 +81,7 @@ def test_the_record_carries_counts_source_lines_and_the_objects_as_they_came() -
         ("cache_read_input_tokens", 500, 100_000_000),
         ("output_tokens", 21, 10_000_000_000),
     ]
-    assert record.price_version == version_of(line.price for line in record.lines if line.price is not None)
+    assert record.price_version == version_of(frozenset(line.price for line in record.lines if line.price is not None))
 
 
 def test_booking_again_replaces_what_was_booked() -> None:

@@ -75,6 +75,9 @@ class Anthropic(Dialect):
     def read_envelope(self, body: bytes, *, headers: dict[bytes, bytes], path_model: str = "") -> Envelope:
         return anthropic_envelope.read(body, headers)
 
+    def bounded(self, body: bytes, envelope: Envelope) -> Envelope:
+        return anthropic_envelope.bounded(body, envelope)
+
     def canonical(self, body: bytes, envelope: Envelope) -> bytes:
         return json_body.canonical(body) if envelope.repeats else body
 

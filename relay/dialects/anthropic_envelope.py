@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -60,12 +61,9 @@ _UNREADABLE = (ValueError, RecursionError, msgspec.MsgspecError)
 
 
 def read(body: bytes, headers: dict[bytes, bytes]) -> Envelope:
-    """Raises `InvalidRequest` that names the field."""
+    """Raises `InvalidRequest` that names the field. What bounds the call is left to `bounded`."""
     fields = json_body.fields(body)
     session, end_user = _who(fields, headers)
-    tools = _tool_types(fields.get("tools"))
-    # An escaped letter could hide any of the words that are looked for below.
-    plain = b"\\u00" not in body or ESCAPED_LETTER.search(body) is None
     return Envelope(
         model=_model(fields),
         stream=_stream(fields),
@@ -73,9 +71,20 @@ def read(body: bytes, headers: dict[bytes, bytes]) -> Envelope:
         affinity=_affinity(fields, session),
         session=session,
         end_user=end_user,
+        repeats=json_body.repeats(body, fields),
+    )
+
+
+def bounded(body: bytes, envelope: Envelope) -> Envelope:
+    """The envelope with what bounds the call."""
+    fields = json_body.fields(body)
+    tools = _tool_types(fields.get("tools"))
+    # An escaped letter could hide any of the words that are looked for.
+    plain = b"\\u00" not in body or ESCAPED_LETTER.search(body) is None
+    return replace(
+        envelope,
         inline_text=plain and not any(marker in body for marker in NOT_TEXT),
         unbounded=_unbounded(fields, tools),
-        repeats=json_body.repeats(body, fields),
         hidden_input_tokens=_hidden(tools),
         ruled_out=_ruled_out(body, fields, plain=plain),
     )

@@ -72,6 +72,11 @@ class Dialect(ABC):
     def read_envelope(self, body: bytes, *, headers: dict[bytes, bytes], path_model: str = "") -> Envelope:
         """Read the few fields Baton needs; raises `InvalidRequest` that names the field."""
 
+    def bounded(self, body: bytes, envelope: Envelope) -> Envelope:
+        """The envelope with what bounds the call (`inline_text` to `ruled_out`), where `read_envelope` left that for
+        later: asked for only where tokens or cost are limited, because it may search the whole body."""
+        return envelope
+
     def canonical(self, body: bytes, envelope: Envelope) -> bytes:
         """The body as it goes on: unchanged, unless a field stands in it twice (the upstream might read the other)."""
         return json_body.canonical(body) if envelope.repeats else body

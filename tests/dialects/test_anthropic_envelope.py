@@ -131,6 +131,11 @@ def test_other_conversations_do_not() -> None:
     assert all(len(key) == 32 for key in keys)
 
 
+def bounds(**fields: Any) -> Envelope:
+    body = json.dumps({"model": "m", "messages": [], **fields}).encode()
+    return DIALECT.bounded(body, DIALECT.read_envelope(body, headers={}))
+
+
 # --- what bounds a call -----------------------------------------------------------------------------
 
 
@@ -147,12 +152,12 @@ def test_other_conversations_do_not() -> None:
     ],
 )
 def test_what_is_not_inline_text_is_seen(fields: Any, inline: bool) -> None:
-    assert envelope(**fields).inline_text is inline
+    assert bounds(**fields).inline_text is inline
 
 
 def test_an_escaped_letter_hides_nothing() -> None:
     body = b'{"model":"m","messages":[{"content":[{"type":"image","\\u0073ource":{"type":"url"}}]}]}'
-    found = DIALECT.read_envelope(body, headers={})
+    found = DIALECT.bounded(body, DIALECT.read_envelope(body, headers={}))
     assert found.inline_text is False
     assert "cache_creation_1h_input_tokens" not in found.ruled_out
 
@@ -178,19 +183,20 @@ def test_an_escaped_letter_hides_nothing() -> None:
     ],
 )
 def test_what_makes_a_call_unbounded_is_named(fields: Any, named: tuple[str, ...]) -> None:
-    assert envelope(**fields).unbounded == named
+    assert bounds(**fields).unbounded == named
 
 
 def test_tools_bring_tokens_that_stand_nowhere_in_the_body() -> None:
-    assert envelope().hidden_input_tokens == 0
-    assert envelope(tools=[{"name": "a"}]).hidden_input_tokens > 500
-    assert envelope(tools=[{"type": "bash_20250124", "name": "bash"}]).hidden_input_tokens > 1000
+    assert bounds().hidden_input_tokens == 0
+    assert bounds(tools=[{"name": "a"}]).hidden_input_tokens > 500
+    assert bounds(tools=[{"type": "bash_20250124", "name": "bash"}]).hidden_input_tokens > 1000
 
 
 def test_claude_codes_request_is_read() -> None:
     recorded = json.loads(fixture("anthropic/claude_code_request.json"))
     headers = {name.encode(): value.encode() for name, value in recorded["headers"].items()}
-    found = DIALECT.read_envelope(json.dumps(recorded["body"]).encode(), headers=headers)
+    body = json.dumps(recorded["body"]).encode()
+    found = DIALECT.bounded(body, DIALECT.read_envelope(body, headers=headers))
     assert (found.model, found.stream, found.max_output_tokens) == ("claude-sonnet-5-5", True, 128_000)
     assert (found.session, found.unbounded, found.repeats) == (SESSION, (), False)
 
@@ -213,7 +219,7 @@ NAMES = ["model", "stream", "max_tokens", "metadata", "system", "messages", "too
 def test_no_value_gives_anything_but_an_envelope_or_a_reason(fields: dict[str, Any], named: bool) -> None:
     body = json.dumps({**fields, **({"model": "m"} if named else {})}).encode()
     with contextlib.suppress(InvalidRequest):
-        found = DIALECT.read_envelope(body, headers={})
+        found = DIALECT.bounded(body, DIALECT.read_envelope(body, headers={}))
         assert found.model.encode() and found.affinity.isascii()
 
 
