@@ -18,7 +18,8 @@ def key_named(name: str) -> ApiKey:
     if len(found) != 1:
         how_many = "More than one key is" if found else "No key is"
         raise KeyTextError(f"{how_many} named {name!r}.")
-    return found[0]
+    key: ApiKey = found[0]
+    return key
 
 
 def team_named(name: str) -> Team | None:

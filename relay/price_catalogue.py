@@ -49,7 +49,7 @@ USUAL_WRITE = {"openai": ("cache_creation_30m_input_tokens",), "azure": ("cache_
 # Anthropic bills inference in the US at 1.1 times every token rate, on top of tier and speed, from Claude 4.6 on
 # (platform.claude.com, "Data residency" and "Pricing"); the package does not carry it.
 US_FACTOR = Decimal("1.1")
-US_ONLY = re.compile(r"^claude-(?:(?:opus|sonnet|haiku)-(?:4-[6-9]|[5-9])|(?:fable|mythos)-)")
+US_ONLY = {"anthropic": re.compile(r"^claude-(?:(?:opus|sonnet|haiku)-(?:4-[6-9]|[5-9])|(?:fable|mythos)-)")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ def _rates(provider: str, model: ModelInfo, day: datetime) -> dict[tuple[str, st
             resolved = model.get_prices(_outside(windows, day), dict(variant.when))
             prices = {name: value for name, value in vars(resolved).items() if name in names}
             found = _flat(provider, tier, ModelPrice(**prices)) | found
-    if provider == "anthropic" and US_ONLY.match(model.id):
+    if provider in US_ONLY and US_ONLY[provider].match(model.id):
         found |= _us_only(found)
     return found
 

@@ -77,7 +77,8 @@ def first_id(moment: datetime) -> UUID:
 
 def table(records: Iterable[UsageRecord]) -> list[str]:
     """The records as lines for people, a heading first."""
-    rows = [("TIME (UTC)", "KEY", "ACCOUNT", "MODEL", "STATUS", "INPUT", "OUTPUT", "USD", "MS", "CALL")]
+    heading = ("TIME (UTC)", "KEY", "ACCOUNT", "MODEL", "STATUS", "INPUT", "OUTPUT", "USD", "MS", "CALL")
+    rows: list[tuple[str, ...]] = [heading]
     rows += [row_of(record) for record in records]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -107,7 +107,7 @@ def test_set_key_changes_what_is_named_and_nothing_else() -> None:
     assert row.expires_at == datetime(2027, 1, 31, tzinfo=UTC)
     assert row.team is not None
     run("set_key", "nightly", "expires=", "team=")
-    row.refresh_from_db()
+    row = ApiKey.objects.get()
     assert (row.expires_at, row.team) == (None, None)
 
 
