@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -72,13 +72,13 @@ async def fetch(run: Runtime, account: Account) -> tuple[ModelEntry, ...]:
     return provider.read_models(body)
 
 
-def reach(key: Key, accounts: Sequence[Account], *, dialect: str) -> list[Account]:
-    """The accounts whose models this key's lists hold: switched on, speaking the dialect, bound to the key or in the
-    pool. What rests is reached all the same: lists do not flap."""
+def reach(key: Key, accounts: Sequence[Account], *, dialects: Set[str]) -> list[Account]:
+    """The accounts whose models this key's lists hold: switched on, speaking one of the dialects, bound to the
+    key or in the pool. What rests is reached all the same: lists do not flap."""
     able = [
         account
         for account in accounts
-        if account.active and not account.fault and (not dialect or dialect in PROVIDERS[account.kind].dialects)
+        if account.active and not account.fault and not dialects.isdisjoint(PROVIDERS[account.kind].dialects)
     ]
     bound = [account for account in able if any(names(rule, account) for rule in key.bindings)]
     if key.bindings and not any(rule.fallback for rule in key.bindings):

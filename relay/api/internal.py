@@ -13,7 +13,9 @@ from ninja import Router
 
 from accounts import health
 from accounts.snapshot import ACCOUNTS
+from apikeys.authentication import KEYS
 from relay.api.common import json_response, not_served, read_body
+from relay.explain import foretell
 from relay.internal import HEADER, is_signed
 from relay.probe import test_connection
 from relay.runtime import Runtime, get_runtime
@@ -27,6 +29,7 @@ class Question(msgspec.Struct):
     model: str = ""
     names: list[str] = []
     key_id: int | None = None
+    dialect: str = ""
 
 
 async def state(run: Runtime, asked: Question) -> dict[str, Any]:
@@ -49,6 +52,11 @@ async def state(run: Runtime, asked: Question) -> dict[str, Any]:
     }
 
 
+async def versions(run: Runtime, asked: Question) -> dict[str, Any]:
+    """Which state of which table is in force here."""
+    return {"versions": run.poller.versions()}
+
+
 async def counters(run: Runtime, asked: Question) -> dict[str, Any]:
     used = await run.store.used(asked.names, now=time.time())
     return {"counters": {name: str(value) for name, value in used.items()}}
@@ -65,6 +73,16 @@ async def flush_affinity(run: Runtime, asked: Question) -> dict[str, Any]:
     return {"flushed": flushed}
 
 
+async def explain(run: Runtime, asked: Question) -> dict[str, Any]:
+    """What would happen to a call of this key for this model now."""
+    key = KEYS.current.by_id.get(asked.key_id or 0)
+    if key is None:
+        return {"error": "this relay does not know the key yet"}
+    return await foretell(
+        key, asked.model, dialect=asked.dialect, accounts=ACCOUNTS.current, store=run.store, now=time.time()
+    )
+
+
 async def probe(run: Runtime, asked: Question) -> dict[str, Any]:
     return await test_connection(run, asked.account_id, model=asked.model)
 
@@ -72,9 +90,11 @@ async def probe(run: Runtime, asked: Question) -> dict[str, Any]:
 ANSWERS: dict[str, Callable[[Runtime, Question], Awaitable[dict[str, Any]]]] = {
     "state": state,
     "counters": counters,
+    "versions": versions,
     "clear_rest": clear_rest,
     "flush_affinity": flush_affinity,
     "test_connection": probe,
+    "explain": explain,
 }
 
 
