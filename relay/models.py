@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from django.db import models
+from django.utils import timezone
 
 
 class Price(models.Model):
@@ -205,6 +206,7 @@ class RollUpMark(models.Model):
     """An hour whose records changed. Appended by each ledger batch, deleted by the roll-up that read exactly these."""
 
     hour = models.DateTimeField(db_index=True)
+    at = models.DateTimeField(default=timezone.now)
 
     def __str__(self) -> str:
         return f"{self.hour:%Y-%m-%d %H:00}"

@@ -20,14 +20,24 @@ from relay.call import CallStatus, Record, UsageSource
 from relay.entries import Entry, Kind, Opening, encode_recovered
 from relay.journal import Position, segment_path, sync_folder
 from relay.rows import Books
-from relay.segments import Cursor, held, is_done, load_cursor, mark_done, read, save_cursor, segment_numbers
+from relay.segments import (
+    FINISHED,
+    START,
+    Cursor,
+    held,
+    is_done,
+    load_cursor,
+    mark_done,
+    read,
+    save_cursor,
+    segment_numbers,
+)
 from relay.state.base import Hold
 
 log = logging.getLogger(__name__)
 OnRecovered = Callable[[Record, Sequence[Hold]], None]
 # A call that ended so shortly before the end of its journal may not have settled its reservation.
 UNSETTLED_SECONDS = 60.0
-FINISHED = frozenset({Kind.END, Kind.RECOVERED})
 
 
 @dataclass(slots=True)
@@ -48,16 +58,19 @@ class _Traces:
         return Opening(record=entry.record(), holds=holds)
 
 
-def recover(folder: Path, *, books: Books, on_recovered: OnRecovered, resettle: bool = True) -> Iterator[int]:
+def recover(
+    folder: Path, *, books: Books, on_recovered: OnRecovered, resettle: bool = True, anew: bool = False
+) -> Iterator[int]:
     """Bring a dead process's folder to its end, piece by piece; yields after each how many records were new.
 
     Yields nothing where somebody else holds the folder or all is done. With `resettle`, calls that ended shortly before
-    the end are settled again. Raises `DatabaseAway`, `OSError` and whatever `on_recovered` raises; begin anew then.
+    the end are settled again; with `anew`, what the folder says of how far it was shipped is not believed. Raises
+    `DatabaseAway`, `OSError` and whatever `on_recovered` raises; begin anew then.
     """
     with held(folder) as mine:
         if not mine or is_done(folder):
             return
-        cursor = load_cursor(folder)
+        cursor = Cursor() if anew else load_cursor(folder)
         calls = yield from _unsettled(folder, cursor.unsettled)
         _end_the_interrupted(folder, calls)
         trouble: Exception | None = None
@@ -83,6 +96,24 @@ def ship(folder: Path, cursor: Cursor, *, books: Books) -> Iterator[int]:
         cursor = Cursor(shipped=piece.after, unsettled=cursor.unsettled)
         save_cursor(folder, cursor)
         yield new
+
+
+def ship_again(folder: Path, *, books: Books, since: float = 0.0) -> int:
+    """Put all finished calls of a folder into the database that are not there; returns how many were new.
+
+    Wherever its cursor stands, and without disturbing a living owner. Segments that were last written before `since`
+    (Unix seconds) are not read.
+    """
+    new, position = 0, START
+    while True:
+        piece = read(folder, position)
+        if piece.after == position:
+            return new
+        position = piece.after
+        if segment_path(folder, position.segment).stat().st_mtime < since:
+            position = Position(position.segment + 1, 0)
+            continue
+        new += books.add([entry for entry, _ in piece.entries if entry.kind in FINISHED])
 
 
 def interrupted(opening: Opening, latest: Record | None) -> Record:

@@ -49,7 +49,7 @@ def _insert_into(model: type[models.Model], columns: Sequence[str]) -> str:
 
 
 _INSERT = f'{_insert_into(UsageRecord, _NAMES)} ON CONFLICT ("id") DO NOTHING'
-_INSERT_MARK = _insert_into(RollUpMark, ["hour"])
+_INSERT_MARK = _insert_into(RollUpMark, ["hour", "at"])
 _INSERT_QUARANTINE = _insert_into(Quarantine, ["record_id", "at", "error", "entry"])
 _IS_QUARANTINED = f'SELECT 1 FROM "{Quarantine._meta.db_table}" WHERE "record_id" = %s AND "resolved_at" IS NULL'  # noqa: S608
 
@@ -170,14 +170,14 @@ class Books:
         with self._transaction() as cursor:
             cursor.executemany(_INSERT, [row.values for row in rows])
             new: int = max(0, cursor.rowcount)
+            now = self._now()
             for hour in sorted({row.hour for row in rows}):
-                cursor.execute(_INSERT_MARK, [hour])
+                cursor.execute(_INSERT_MARK, [hour, now])
         return new
 
     def _quarantine(self, entry: Entry, error: Exception) -> None:
         reason = describe(error)
-        now = self._connect().ops.adapt_datetimefield_value(datetime.now(tz=UTC))
-        values = [entry.call_id[:36], now, reason[:500], entry.payload]
+        values = [entry.call_id[:36], self._now(), reason[:500], entry.payload]
         try:
             with self._transaction() as cursor:
                 cursor.execute(_IS_QUARANTINED, [entry.call_id[:36]])
@@ -187,6 +187,9 @@ class Books:
         except Exception as trouble:
             self.close()
             raise DatabaseAway(f"{type(trouble).__name__}: {trouble}") from trouble
+
+    def _now(self) -> Any:
+        return self._connect().ops.adapt_datetimefield_value(datetime.now(tz=UTC))
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[Any]:

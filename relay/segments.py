@@ -12,11 +12,12 @@ from pathlib import Path
 
 import msgspec
 
-from relay.entries import Entry, scan
+from relay.entries import Entry, Kind, scan
 from relay.journal import LOCK, Position, segment_path
 
 CHUNK = 256 * 1024
 START = Position(0, 0)
+FINISHED = frozenset({Kind.END, Kind.RECOVERED})
 _CURSOR = "cursor"
 _DONE = "done"
 _HALF_MADE = 3600.0  # seconds after which a folder without its name was left by a process that died making it
@@ -78,6 +79,19 @@ def read_all(folder: Path, start: Position = START) -> Iterator[Piece]:
             return
         yield piece
         start = piece.after
+
+
+def waiting(root: Path) -> tuple[int, float | None]:
+    """Return how many ended calls of all folders are not in the database yet, and when the oldest of them ended."""
+    count, oldest = 0, None
+    for folder in journal_folders(root):
+        if is_done(folder):
+            continue
+        for piece in read_all(folder, load_cursor(folder).shipped):
+            ended = [entry.at for entry, _ in piece.entries if entry.kind in FINISHED]
+            count += len(ended)
+            oldest = min([*ended, oldest] if oldest is not None else ended, default=None)
+    return count, oldest
 
 
 def load_cursor(folder: Path) -> Cursor:

@@ -46,6 +46,8 @@ RELAY_LEDGER_INTERVAL = env_seconds("RELAY_LEDGER_INTERVAL", 0.15)
 RELAY_JOURNAL_KEEP_SECONDS = env_seconds("RELAY_JOURNAL_KEEP_HOURS", 72) * 3600
 RELAY_JOURNAL_KEEP_BYTES = int(env("RELAY_JOURNAL_KEEP_MB") or 10240) * 2**20
 RELAY_JOURNAL_FREE_BYTES = int(env("RELAY_JOURNAL_FREE_MB") or 1024) * 2**20
+# Records older than so many whole months are dropped, their roll-ups kept; 0 = never.
+RELAY_RETENTION_MONTHS = int(env("RELAY_RETENTION_MONTHS") or 0)
 RELAY_LIMITS_FAIL = env("RELAY_LIMITS_FAIL", "closed")
 RELAY_TRUSTED_PROXIES = [item for item in env("RELAY_TRUSTED_PROXIES").split(",") if item]
 REPORT_TIME_ZONE = env("REPORT_TIME_ZONE", "UTC")
@@ -258,3 +260,9 @@ CELERY_TASK_SERIALIZER = "json"
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
+# Sweeps that may be late, early or twice; one that could not start before the next is due is dropped.
+CELERY_BEAT_SCHEDULE: dict[str, Any] = {
+    "roll up": {"task": "relay.roll_up", "schedule": 60.0, "options": {"expires": 55}},
+    "reprice": {"task": "relay.reprice", "schedule": 300.0, "options": {"expires": 290}},
+    "keep partitions": {"task": "relay.keep_partitions", "schedule": 3600.0, "options": {"expires": 3500}},
+}
