@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from typing import Any
 
 import pytest
 from django.core.management import call_command
@@ -12,7 +13,7 @@ from relay.call import Usage
 from relay.models import UsageCorrection
 from relay.prices import set_rates
 from relay.repricing import reprice
-from tests.test_corrections import HOUR, saved
+from tests.test_corrections import HOUR, saved, seeded
 
 pytestmark = pytest.mark.django_db
 
@@ -41,6 +42,13 @@ def test_only_what_the_price_covers_is_priced() -> None:
     saved(Usage(input_tokens=1), model="new-model")
     set_rates("anthropic", "new-model", {"input_tokens": 10**9}, start=HOUR.replace(year=2027))
     assert reprice() == 0
+
+
+def test_models_that_still_have_no_price_are_not_read_one_by_one(django_assert_num_queries: Any) -> None:
+    for _ in range(3):
+        saved(Usage(input_tokens=1), model="new-model")
+    with django_assert_num_queries(1):
+        assert reprice(prices=seeded()) == 0
 
 
 def test_more_calls_than_a_batch_are_all_priced(monkeypatch: pytest.MonkeyPatch) -> None:
