@@ -167,7 +167,7 @@ def stop_error(server: Server) -> AssertionError | None:
 
 
 @pytest.fixture
-def installation(simulator: Simulator, transactional_db: None) -> Installation:
+def installation(simulator: Simulator, processes: list[Process], transactional_db: None) -> Installation:
     """Accounts, keys and records for a test that talks to a server."""
     simulator.forget()
-    return Installation(simulator)
+    return Installation(simulator, lambda: [process for process in processes if isinstance(process, Server)])

@@ -23,6 +23,16 @@ from urllib.parse import quote
 
 from django.conf import settings
 from django.db import connection
+from django.test.utils import override_settings
+
+from accounts.credentials import encrypt, encrypt_text
+from accounts.models import Account, AccountGroup
+from apikeys.authentication import new_secret
+from apikeys.limit_text import parse_limit
+from apikeys.models import ApiKey, Binding, Limit
+from relay.internal import ask
+from relay.models import UsageRecord
+from relay.state.snapshot import table_versions
 
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 40
@@ -176,6 +186,18 @@ class Server(Process):
 
         wait_for(idle, seconds=seconds, what=f"{self.name} idle")
 
+    def wait_for_versions(self, wanted: Mapping[str, int], *, seconds: float = 15) -> None:
+        """Wait until it holds these versions of the tables, or later ones; a dead server need not."""
+
+        def current() -> bool:
+            if self.child.poll() is not None:
+                return True
+            with override_settings(RELAY_INTERNAL_URL=self.url):
+                held: dict[str, int] = ask("versions")["versions"]
+            return all(held.get(table, version) >= version for table, version in wanted.items())
+
+        wait_for(current, seconds=seconds, what=f"{self.name} current")
+
     def stop(self, *, seconds: float = STOP_SECONDS) -> int:
         """Stop it the ordinary way; fails unless it ended the way a server ends on SIGTERM."""
         running = self.child.poll() is None
@@ -224,20 +246,18 @@ class Installation:
     """The rows that an end-to-end test needs, on the simulator, and the records that its calls leave."""
 
     simulator: Simulator
+    servers: Callable[[], Sequence[Server]]
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
 
-    def account(self, *, kind: str = "claude_console", **fields: Any) -> Any:
+    def account(self, *, kind: str = "claude_console", **fields: Any) -> Account:
         """Make an account on the simulator (unless `base_url` says otherwise) and return the row.
 
         `credential` is a mapping in plain text, `proxy` a URL, `groups` a list of names; the rest are columns.
         """
-        from accounts.credentials import encrypt
-        from accounts.models import Account, AccountGroup
-
         credential = fields.pop("credential", {"api_key": f"upstream-{secrets.token_hex(8)}"})
         groups = fields.pop("groups", [])
         if "proxy" in fields:
-            fields["proxy"] = encrypt({"url": fields["proxy"]})
+            fields["proxy"] = encrypt_text(fields["proxy"])
         row = Account.objects.create(
             kind=kind,
             **{"name": f"{kind}-{next(self._numbers)}", "base_url": self.simulator.url, **fields},
@@ -252,10 +272,6 @@ class Installation:
 
         `limits` is a list of texts such as "requests 5 per minute", `bind` one of accounts or groups, the rest columns.
         """
-        from apikeys.authentication import new_secret
-        from apikeys.limit_text import parse_limit
-        from apikeys.models import ApiKey, Binding, Limit
-
         limits, bound = fields.pop("limits", []), fields.pop("bind", [])
         public_id, secret, digest = new_secret()
         row = ApiKey.objects.create(
@@ -268,20 +284,18 @@ class Installation:
         self.published()
         return secret
 
-    def key_row(self, secret: str) -> Any:
+    def key_row(self, secret: str) -> ApiKey:
         """Return the row of a key by its secret."""
-        from apikeys.models import ApiKey
-
         return ApiKey.objects.get(public_id=secret.split("_")[1])
 
     def published(self) -> None:
         """Wait until every running server has taken over what was changed in the database just now."""
-        time.sleep(0.15)
+        wanted = table_versions()
+        for server in self.servers():
+            server.wait_for_versions(wanted)
 
     def records(self, *, key: str = "", count: int = 1, seconds: float = 3) -> list[Any]:
-        """Wait until at least `count` records (of this key's) are in the database; return all, oldest first."""
-        from relay.models import UsageRecord
-
+        """Wait until at least `count` UsageRecords (of this key) are in the database; return all, oldest first."""
         rows = UsageRecord.objects.order_by("id")
         if key:
             rows = rows.filter(key_id=self.key_row(key).pk)

@@ -27,16 +27,16 @@ class Snapshot(Generic[T]):
         self.load = load
         self.current = empty
         self.loaded = False  # False until the database could be read once
-        self._versions: Mapping[str, int] = {}
+        self.versions: Mapping[str, int] = {}  # of its tables, when it was loaded
 
     def refresh(self, versions: Mapping[str, int]) -> bool:
         """Reload if one of the tables changed since the last load; returns whether. Raises what `load` raises."""
         mine = {table: versions.get(table, 0) for table in self.tables}
-        if self.loaded and mine == self._versions:
+        if self.loaded and mine == self.versions:
             return False
         self.current = self.load()
         # The versions from before the load: a change meanwhile makes another load, never a missed one.
-        self._versions, self.loaded = mine, True
+        self.versions, self.loaded = mine, True
         return True
 
 
@@ -85,6 +85,14 @@ class SnapshotPoller:
             versions = table_versions()
             for snapshot in self._snapshots:
                 snapshot.refresh(versions)
+
+    def versions(self) -> dict[str, int]:
+        """What this process has taken over: table -> version, the lowest where several snapshots hold a table."""
+        held: dict[str, int] = {}
+        for snapshot in self._snapshots:
+            for table, version in snapshot.versions.items():
+                held[table] = min(version, held.get(table, version))
+        return held
 
     def start(self) -> None:
         """Poll from now on; idempotent."""
