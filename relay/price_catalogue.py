@@ -177,6 +177,11 @@ def _owners() -> dict[int, str]:
     return {id(model): provider.id for provider in get_snapshot().providers for model in provider.models}
 
 
+def preload() -> None:
+    """Read the package's data now (a quarter of a second), not at the first call that needs it."""
+    _owners()
+
+
 def resolve(provider: str, model: str) -> Known | None:
     """What the catalogue knows of a name: dated builds, aliases, region prefixes, ARNs, `-v1:0`, `@date`."""
     listing = next((item for item in get_snapshot().providers if item.id == provider), None)

@@ -23,6 +23,7 @@ CHUNK = 1000
 
 def load_prices() -> PriceBook:
     """All price rows, past ones included: a call is priced as of its own time."""
+    price_catalogue.preload()
     columns = ("id", "provider", "model", "meter", "rate", "tier", "above_tokens", "valid_from", "valid_to", "source")
     rows = Price.objects.values_list(*columns).iterator(chunk_size=CHUNK)
     return PriceBook((_rate(*row) for row in rows), resolve=price_catalogue.resolve)

@@ -37,6 +37,10 @@ class _Metadata(msgspec.Struct):
     user_id: str | None = None
 
 
+class _Thread(msgspec.Struct):
+    previous_message_id: str | None = None
+
+
 class _UserId(msgspec.Struct):
     session_id: str = ""
     account_uuid: str = ""
@@ -54,6 +58,7 @@ class _Block(msgspec.Struct):
 
 _any = msgspec.json.Decoder()
 _metadata = msgspec.json.Decoder(_Metadata)
+_threads = msgspec.json.Decoder(_Thread)
 _user_id = msgspec.json.Decoder(_UserId)
 _tools = msgspec.json.Decoder(list[_Tool])
 _blocks = msgspec.json.Decoder(list[_Block])
@@ -71,6 +76,8 @@ def read(body: bytes, headers: dict[bytes, bytes]) -> Envelope:
         affinity=_affinity(fields, session),
         session=session,
         end_user=end_user,
+        previous_response_id=_thread(fields),
+        tied="thread" in fields or "fallback_credit_token" in fields,
         repeats=json_body.repeats(body, fields),
     )
 
@@ -144,6 +151,16 @@ def _who(fields: Fields, headers: dict[bytes, bytes]) -> tuple[str, str]:
         pass  # the vendor's to judge; it tells us nothing
     named = next((value for header in SESSION_HEADERS if (value := headers.get(header))), b"")
     return (named.decode("latin1") or session)[:MAX_NAME], user[:MAX_NAME]
+
+
+def _thread(fields: Fields) -> str:
+    """The answer whose conversation the vendor holds and this call goes on with, "" = none."""
+    if "thread" not in fields:
+        return ""
+    try:
+        return (_threads.decode(fields["thread"]).previous_message_id or "")[:MAX_NAME]
+    except _UNREADABLE:
+        return ""
 
 
 def _affinity(fields: Fields, session: str) -> str:

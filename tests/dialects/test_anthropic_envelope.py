@@ -131,6 +131,14 @@ def test_other_conversations_do_not() -> None:
     assert all(len(key) == 32 for key in keys)
 
 
+def test_what_only_one_organisation_can_go_on_with_is_tied() -> None:
+    thread = {"type": "continue", "previous_message_id": "msg_1"}
+    found = envelope(thread=thread)
+    assert (found.tied, found.previous_response_id) == (True, "msg_1")
+    assert envelope(fallback_credit_token="t").tied
+    assert (envelope(thread=7).previous_response_id, envelope().tied) == ("", False)
+
+
 def bounds(**fields: Any) -> Envelope:
     body = json.dumps({"model": "m", "messages": [], **fields}).encode()
     return DIALECT.bounded(body, DIALECT.read_envelope(body, headers={}))
