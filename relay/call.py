@@ -116,6 +116,7 @@ class Envelope:
     # True where all content is inline text, so that body bytes bound the input tokens.
     inline_text: bool = True
     previous_response_id: str = ""
+    stored: bool = False  # the vendor keeps the answer under its id: later calls may name it
     # The conversation holds what only its account can read (encrypted reasoning): affinity is a must, not a wish.
     tied: bool = False
     # Counts that make a strict budget's worst case impossible to bound, named as body fields.

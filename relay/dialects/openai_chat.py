@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import msgspec
@@ -13,6 +14,7 @@ from relay.dialects.base import Meter
 from relay.dialects.openai_common import (
     OpenAIDialect,
     Opening,
+    as_object,
     conversation,
     decoded,
     invalid,
@@ -28,6 +30,8 @@ from relay.errors import RelayError
 # Roles whose text opens a conversation the same way each time.
 SYSTEM_ROLES = frozenset({"system", "developer"})
 TEXT_PARTS = frozenset({"text", "refusal"})
+# They add output beyond the maximum, or input and searches that stand nowhere in the body.
+UNBOUNDED = ("prediction", "web_search_options")
 
 
 class Message(msgspec.Struct):
@@ -54,6 +58,9 @@ class Request(msgspec.Struct):
     prediction: Any = None
     web_search_options: Any = None
     service_tier: Any = None
+    audio: Any = None
+    modalities: Any = None
+    prompt_cache_options: Any = None
 
 
 class StreamOptions(msgspec.Struct):
@@ -81,25 +88,35 @@ class OpenAIChat(OpenAIDialect):
         fields = json_body.fields(body)
         read = decoded(body, REQUEST)
         session = session_of(headers)
-        messages = read_messages(read.messages)
-        embeds = bool(read.input) and not read.messages
         cache_key = text(read.prompt_cache_key)
-        opening: list[Opening] = [("session", session), ("prompt_cache_key", cache_key), *openings(messages)]
+        opening: list[Opening] = [("session", session), ("prompt_cache_key", cache_key), *openings(read)]
         limit, answers = read.max_completion_tokens or read.max_tokens, read.n or 1
         if (limit is not None and limit < 0) or answers < 0:
             raise invalid("max_tokens", "max_tokens and n must not be negative.")
         return Envelope(
-            model=path_model or readable_model(read.model),
+            model=readable_model(path_model or read.model),
             stream=bool(read.stream),
-            max_output_tokens=0 if embeds else limit,
+            max_output_tokens=0 if embeds(read) else limit,
             answers=answers,
             affinity=conversation(opening),
             session=session,
             end_user=text(read.safety_identifier) or text(read.user),
-            inline_text=is_plain_input(read.input) if embeds else is_inline(messages),
-            unbounded=unbounded(read),
-            ruled_out=ruled_out(read.service_tier),
             repeats=json_body.repeats(body, fields),
+        )
+
+    def bounded(self, body: bytes, envelope: Envelope) -> Envelope:
+        read = decoded(body, REQUEST)
+        inline = is_plain_input(read.input) if embeds(read) else is_inline(read_messages(read.messages))
+        return replace(
+            envelope,
+            inline_text=inline,
+            unbounded=tuple(name for name in UNBOUNDED if getattr(read, name) is not None),
+            ruled_out=ruled_out(
+                service_tier=read.service_tier,
+                text_in=inline,
+                text_out=read.audio is None and read.modalities in (None, [], ["text"]),
+                cache_ttl=as_object(read.prompt_cache_options).get("ttl"),
+            ),
         )
 
     def error_event(self, error: RelayError, request_id: str) -> bytes:
@@ -124,9 +141,14 @@ def read_messages(raw: msgspec.Raw) -> list[Message] | None:
         return None
 
 
-def openings(messages: list[Message] | None) -> list[Opening]:
+def embeds(read: Request) -> bool:
+    """Whether this is an embedding's body; an `input` beside messages hides no output."""
+    return bool(read.input) and not read.messages
+
+
+def openings(read: Request) -> list[Opening]:
     """System prompt, else first message: the same at every turn of a conversation."""
-    known = messages or []
+    known = read_messages(read.messages) or []
     system = b"".join(bytes(message.content) for message in known if message.role in SYSTEM_ROLES)
     return [("system", system), ("first", bytes(known[0].content) if known else b"")]
 
@@ -152,11 +174,6 @@ def is_plain_input(raw: msgspec.Raw) -> bool:
     except UNREADABLE:
         return False
     return True
-
-
-def unbounded(read: Request) -> tuple[str, ...]:
-    """Fields that make the worst case impossible to bound."""
-    return tuple(name for name in ("prediction", "web_search_options") if getattr(read, name) is not None)
 
 
 # -- the usage chunk, which the vendor sends only when asked -------------------------------------------

@@ -59,6 +59,14 @@ MAX_NAME = 200
 DEARER_TIERS = ("priority", "fast", "ultrafast", "scale")
 SESSION_HEADERS = (b"x-session-id", b"session_id", b"session-id")
 JSON_HEADERS = ((b"content-type", b"application/json"),)
+OTHER_INPUT = (
+    "audio_input_tokens",
+    "audio_cache_read_input_tokens",
+    "image_input_tokens",
+    "image_cache_read_input_tokens",
+    "video_input_tokens",
+)
+OTHER_OUTPUT = ("audio_output_tokens", "image_output_tokens", "video_output_tokens")
 CACHE_WRITES = {"30m": "cache_creation_30m_input_tokens", "12h": "cache_creation_12h_input_tokens"}
 
 
@@ -195,17 +203,22 @@ def invalid(field: str, message: str) -> InvalidRequest:
 
 
 def readable_model(model: str | None) -> str:
-    """The model's name as it can stand in a record; raises `InvalidRequest`."""
+    """The model's name as it can stand in a record and in a path; raises `InvalidRequest`."""
     if model is None:
         raise invalid("model", "you must provide a model parameter")
-    if not model.strip() or len(model) > MAX_NAME or not model.isprintable():
+    if not model.strip(" .") or len(model) > MAX_NAME or not model.isprintable():
         raise invalid("model", f"model: expected 1 to {MAX_NAME} printable characters")
     return model
 
 
-def ruled_out(service_tier: object) -> tuple[str, ...]:
-    """Price tiers that can't apply: a project's own default counts unless the request names a tier."""
-    return ("batch", *DEARER_TIERS) if service_tier in {"default", "flex"} else ("batch",)
+def ruled_out(*, service_tier: object, text_in: bool, text_out: bool, cache_ttl: object) -> tuple[str, ...]:
+    """Price tiers and meters that can't apply: a project's own default tier counts unless the request names one, and
+    each modality, or cache of half a day, that the request does not ask for is left out."""
+    out = ["batch", *(DEARER_TIERS if service_tier in {"default", "flex"} else ())]
+    out += OTHER_INPUT if text_in else ()
+    out += OTHER_OUTPUT if text_out else ()
+    out += () if cache_ttl == "12h" else (CACHE_WRITES["12h"],)
+    return tuple(out)
 
 
 def text(value: object) -> str:

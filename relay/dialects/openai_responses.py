@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import msgspec
@@ -14,6 +15,7 @@ from relay.dialects.openai_common import (
     JsonObject,
     OpenAIDialect,
     Opening,
+    as_object,
     conversation,
     decoded,
     error_name,
@@ -72,6 +74,8 @@ class Request(msgspec.Struct):
     previous_response_id: str | None = None
     prompt: Any = None
     prompt_cache_key: Any = None
+    prompt_cache_options: Any = None
+    store: Any = None
     context_management: Any = None
     instructions: msgspec.Raw = msgspec.Raw()
     input: msgspec.Raw = msgspec.Raw()
@@ -106,18 +110,32 @@ class OpenAIResponses(OpenAIDialect):
             *openings(read, items),
         ]
         return Envelope(
-            model=path_model or readable_model(read.model),
+            model=readable_model(path_model or read.model),
             stream=bool(read.stream),
             max_output_tokens=read.max_output_tokens,
             affinity=conversation(opening),
             session=session,
             end_user=text(read.safety_identifier) or text(read.user),
-            inline_text=not previous and read.prompt is None and is_inline(items),
             previous_response_id=previous,
+            stored=read.store is not False,
             tied=any(item.encrypted_content is not None for item in items or ()),
-            unbounded=unbounded(read, items),
             repeats=json_body.repeats(body, fields),
-            ruled_out=ruled_out(read.service_tier),
+        )
+
+    def bounded(self, body: bytes, envelope: Envelope) -> Envelope:
+        read = decoded(body, REQUEST)
+        items = read_items(read.input)
+        inline = not read.previous_response_id and read.prompt is None and is_inline(items)
+        return replace(
+            envelope,
+            inline_text=inline,
+            unbounded=unbounded(read, items),
+            ruled_out=ruled_out(
+                service_tier=read.service_tier,
+                text_in=inline,
+                text_out=True,  # images come from a tool, which is in no bound anyway
+                cache_ttl=as_object(read.prompt_cache_options).get("ttl"),
+            ),
         )
 
     def error_event(self, error: RelayError, request_id: str) -> bytes:

@@ -8,7 +8,7 @@ from typing import Any
 import openai
 import pytest
 
-from relay.call import Endpoint, Outcome, Quantity, UsageSource
+from relay.call import Endpoint, Envelope, Outcome, Quantity, UsageSource
 from relay.dialects.base import ModelEntry
 from relay.dialects.openai_chat import OpenAIChat, asks_for_usage, with_usage
 from relay.dialects.openai_meter import without_usage_chunk
@@ -29,8 +29,9 @@ from relay.errors import (
     UpstreamRejected,
     UpstreamTimeout,
 )
+from tests.dialects.case import outcome_of, whole_outcome
 from tests.openai_sdk import answering
-from tests.providers.case import fixture, ways_to_cut
+from tests.providers.case import fixture
 
 DIALECT = OpenAIChat()
 CHAT = Endpoint("chat_completions", "openai_chat")
@@ -41,22 +42,16 @@ def body_of(**fields: Any) -> bytes:
     return json.dumps({"model": "gpt-5.6-luna", "messages": HI, **fields}).encode()
 
 
+def bounds_of(body: bytes) -> Envelope:
+    return DIALECT.bounded(body, DIALECT.read_envelope(body, headers={}))
+
+
 def folded(name: str) -> Outcome:
-    outcomes = []
-    for how, chunks in ways_to_cut(fixture(name)):
-        if how in {"whole", "by event"}:
-            meter = DIALECT.meter(CHAT)
-            for chunk in chunks:
-                meter.feed(chunk)
-            outcomes.append(meter.outcome())
-    assert outcomes[0] == outcomes[1]
-    return outcomes[0]
+    return outcome_of(DIALECT, CHAT, name)
 
 
 def whole(name: str) -> Outcome:
-    meter = DIALECT.meter(CHAT)
-    meter.whole(fixture(name))
-    return meter.outcome()
+    return whole_outcome(DIALECT, CHAT, fixture(name))
 
 
 # -- the envelope --------------------------------------------------------------------------------------
@@ -68,7 +63,7 @@ def test_it_reads_model_stream_maximum_and_user() -> None:
     )
 
     assert (envelope.model, envelope.stream, envelope.end_user) == ("gpt-5.6-luna", True, "u1")
-    assert (envelope.max_output_tokens, envelope.answers, envelope.inline_text) == (50, 3, True)
+    assert (envelope.max_output_tokens, envelope.answers) == (50, 3)
 
 
 def test_it_takes_the_path_for_the_model_where_azure_clients_name_it() -> None:
@@ -114,19 +109,19 @@ def test_it_refuses_a_body_that_is_no_json_object(body: bytes) -> None:
 def test_what_is_no_text_is_not_bounded_by_the_body(part: dict[str, Any]) -> None:
     body = body_of(messages=[{"role": "user", "content": [{"type": "text", "text": "see"}, part]}])
 
-    assert not DIALECT.read_envelope(body, headers={}).inline_text
+    assert not bounds_of(body).inline_text
 
 
 def test_texts_that_speak_of_images_are_still_text() -> None:
     parts = [{"type": "text", "text": '{"type": "image_url"}'}, {"type": "refusal", "refusal": "no"}]
 
-    assert DIALECT.read_envelope(body_of(messages=[{"role": "assistant", "content": parts}]), headers={}).inline_text
+    assert bounds_of(body_of(messages=[{"role": "assistant", "content": parts}])).inline_text
 
 
 def test_an_earlier_answers_audio_is_not_in_the_body() -> None:
     body = body_of(messages=[{"role": "assistant", "audio": {"id": "audio_1"}}])
 
-    assert not DIALECT.read_envelope(body, headers={}).inline_text
+    assert not bounds_of(body).inline_text
 
 
 @pytest.mark.parametrize(
@@ -138,7 +133,7 @@ def test_an_earlier_answers_audio_is_not_in_the_body() -> None:
     ],
 )
 def test_it_names_what_can_not_be_bounded(fields: dict[str, Any], unbounded: tuple[str, ...]) -> None:
-    assert DIALECT.read_envelope(body_of(**fields), headers={}).unbounded == unbounded
+    assert bounds_of(body_of(**fields)).unbounded == unbounded
 
 
 @pytest.mark.parametrize(
@@ -152,9 +147,7 @@ def test_it_names_what_can_not_be_bounded(fields: dict[str, Any], unbounded: tup
     ],
 )
 def test_an_embedding_puts_out_nothing(given: object, want: bool) -> None:
-    envelope = DIALECT.read_envelope(
-        json.dumps({"model": "text-embedding-3-small", "input": given}).encode(), headers={}
-    )
+    envelope = bounds_of(json.dumps({"model": "text-embedding-3-small", "input": given}).encode())
 
     assert (envelope.max_output_tokens, envelope.inline_text) == (0, want)
 
@@ -186,8 +179,27 @@ def test_the_same_conversation_keeps_its_name_as_it_grows() -> None:
 
 
 def test_a_named_tier_rules_the_dearer_ones_out() -> None:
-    assert "priority" not in DIALECT.read_envelope(body_of(), headers={}).ruled_out
-    assert "priority" in DIALECT.read_envelope(body_of(service_tier="default"), headers={}).ruled_out
+    assert "priority" not in bounds_of(body_of()).ruled_out
+    assert "priority" in bounds_of(body_of(service_tier="default")).ruled_out
+
+
+@pytest.mark.parametrize(
+    "fields, possible",
+    [
+        ({}, set()),
+        ({"modalities": ["text", "audio"], "audio": {"voice": "alloy"}}, {"audio_output_tokens"}),
+        ({"prompt_cache_options": {"ttl": "12h"}}, {"cache_creation_12h_input_tokens"}),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}]},
+            {"audio_input_tokens", "audio_cache_read_input_tokens"},
+        ),
+    ],
+)
+def test_what_a_body_can_not_use_is_no_part_of_its_bound(fields: dict[str, Any], possible: set[str]) -> None:
+    special = {"audio_output_tokens", "cache_creation_12h_input_tokens", "audio_input_tokens"}
+
+    assert possible & set(bounds_of(body_of(**fields)).ruled_out) == set()
+    assert special - possible <= set(bounds_of(body_of(**fields)).ruled_out)
 
 
 # -- counting ------------------------------------------------------------------------------------------

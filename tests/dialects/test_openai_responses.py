@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from openai.types.responses import ResponseCompletedEvent, ResponseFailedEvent
 
-from relay.call import Endpoint, Outcome, Quantity, UsageSource, new_call_id
+from relay.call import Endpoint, Envelope, Outcome, Quantity, UsageSource, new_call_id
 from relay.dialects.openai_responses import OpenAIResponses
 from relay.errors import (
     BudgetExceeded,
@@ -18,8 +18,9 @@ from relay.errors import (
     UpstreamOverloaded,
     UpstreamRejected,
 )
+from tests.dialects.case import outcome_of, whole_outcome
 from tests.openai_sdk import answering
-from tests.providers.case import fixture, ways_to_cut
+from tests.providers.case import fixture
 
 DIALECT = OpenAIResponses()
 RESPONSES = Endpoint("responses", "openai_responses")
@@ -31,26 +32,20 @@ def body_of(**fields: Any) -> bytes:
     return json.dumps({"model": "gpt-5.6-luna", "input": "Hi", **fields}).encode()
 
 
-def envelope_of(**fields: Any) -> Any:
+def envelope_of(**fields: Any) -> Envelope:
     return DIALECT.read_envelope(body_of(**fields), headers={})
 
 
+def bounds_of(**fields: Any) -> Envelope:
+    return DIALECT.bounded(body_of(**fields), envelope_of(**fields))
+
+
 def folded(name: str, endpoint: Endpoint = RESPONSES) -> Outcome:
-    outcomes = []
-    for how, chunks in ways_to_cut(fixture(name)):
-        if how in {"whole", "by event"}:
-            meter = DIALECT.meter(endpoint)
-            for chunk in chunks:
-                meter.feed(chunk)
-            outcomes.append(meter.outcome())
-    assert outcomes[0] == outcomes[1]
-    return outcomes[0]
+    return outcome_of(DIALECT, endpoint, name)
 
 
 def whole(name: str, endpoint: Endpoint = RESPONSES) -> Outcome:
-    meter = DIALECT.meter(endpoint)
-    meter.whole(fixture(name))
-    return meter.outcome()
+    return whole_outcome(DIALECT, endpoint, fixture(name))
 
 
 # -- the envelope --------------------------------------------------------------------------------------
@@ -66,7 +61,8 @@ def test_it_reads_codex_recorded_request() -> None:
         True,
         "01a20580-1fad-7770-af02-720f5a85abff",
     )
-    assert (envelope.inline_text, envelope.unbounded, envelope.tied) == (True, (), False)
+    bounds = DIALECT.bounded(json.dumps(recorded["body"]).encode(), envelope)
+    assert (bounds.inline_text, bounds.unbounded, bounds.tied, bounds.stored) == (True, (), False, False)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +115,7 @@ def test_null_is_as_good_as_nothing() -> None:
     ],
 )
 def test_only_text_in_the_body_is_bounded_by_it(fields: dict[str, Any], inline: bool) -> None:
-    assert envelope_of(**fields).inline_text is inline
+    assert bounds_of(**fields).inline_text is inline
 
 
 @pytest.mark.parametrize(
@@ -138,7 +134,7 @@ def test_only_text_in_the_body_is_bounded_by_it(fields: dict[str, Any], inline: 
     ],
 )
 def test_what_runs_at_the_vendor_can_not_be_bounded(fields: dict[str, Any], unbounded: tuple[str, ...]) -> None:
-    assert envelope_of(**fields).unbounded == unbounded
+    assert bounds_of(**fields).unbounded == unbounded
 
 
 def test_encrypted_reasoning_ties_a_conversation_to_its_account() -> None:
@@ -158,6 +154,11 @@ def test_the_conversation_is_named_by_the_best_that_exists() -> None:
     assert affinity(instructions="Be terse.") == affinity(instructions="Be terse.", input="Other")
     assert affinity() != affinity(input="Other")
     assert envelope_of(previous_response_id="resp_1").previous_response_id == "resp_1"
+
+
+def test_a_response_is_stored_unless_the_request_says_no() -> None:
+    assert envelope_of().stored
+    assert not envelope_of(store=False).stored
 
 
 def test_the_end_user_is_the_safety_identifier_else_the_user() -> None:
