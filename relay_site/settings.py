@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 
 import dj_database_url
 
+from relay_site.admin import UNFOLD as UNFOLD
+
 BASE_DIR = Path(__file__).resolve().parent.parent
 
 
@@ -88,11 +90,11 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 INSTALLED_APPS = [
     "daphne",
-    "unfold",
+    "unfold.apps.BasicAppConfig",
     "unfold.contrib.filters",
     "unfold.contrib.forms",
     "unfold.contrib.import_export",
-    "django.contrib.admin",
+    "relay_site.apps.BatonAdminConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
@@ -100,11 +102,13 @@ INSTALLED_APPS = [
     "whitenoise.runserver_nostatic",
     "django.contrib.staticfiles",
     "django.contrib.humanize",
+    "django.forms",
     "import_export",
     "auditlog",
     "axes",
     "django_celery_beat",
     "channels",
+    "ninja",
     "accounts",
     "apikeys",
     "relay",
@@ -138,6 +142,9 @@ TEMPLATES: list[dict[str, Any]] = [
         },
     }
 ]
+
+# Widgets of our own have their templates beside the pages'.
+FORM_RENDERER = "django.forms.renderers.TemplatesSetting"
 
 # --- Database --------------------------------------------------------------------------------------
 
@@ -178,7 +185,7 @@ SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if RELAY_TRUSTED_P
 CONTENT_SECURITY_POLICY = {
     "DIRECTIVES": {
         "default-src": ["'self'"],
-        "script-src": ["'self'", "'unsafe-eval'", "'unsafe-inline'"],
+        "script-src": ["'self'", "'unsafe-eval'"],
         "style-src": ["'self'", "'unsafe-inline'"],
         "img-src": ["'self'", "data:"],
         "connect-src": ["'self'"],
@@ -201,6 +208,22 @@ EMAIL_TIMEOUT = 20
 SERVER_EMAIL = DEFAULT_FROM_EMAIL = env("EMAIL_FROM", "baton@localhost")
 EMAIL_SUBJECT_PREFIX = "[Baton] "
 
+IMPORT_EXPORT_IMPORT_PERMISSION_CODE = "change"
+IMPORT_EXPORT_EXPORT_PERMISSION_CODE = "view"
+IMPORT_EXPORT_ESCAPE_FORMULAE_ON_EXPORT = True
+
+# Who changed what; secrets, and what Baton itself writes all the time, are left out.
+AUDITLOG_INCLUDE_TRACKING_MODELS: tuple[Any, ...] = (
+    {"model": "accounts.Account", "exclude_fields": ["credential", "proxy", "updated_at"], "m2m_fields": ["groups"]},
+    "accounts.AccountGroup",
+    {"model": "apikeys.ApiKey", "exclude_fields": ["digest", "previous_digest", "last_used_at"]},
+    "apikeys.Team",
+    "apikeys.Limit",
+    "apikeys.Binding",
+    "relay.Price",
+    "relay.BillingPeriod",
+)
+
 # --- Time, static files, cache, logs ---------------------------------------------------------------
 
 LANGUAGE_CODE = "en-us"
@@ -208,7 +231,8 @@ USE_I18N = False
 USE_TZ = True
 TIME_ZONE = REPORT_TIME_ZONE
 STATIC_URL = "static/"
-STATIC_ROOT = RELAY_DATA_DIR / "static"
+STATIC_ROOT = RELAY_DATA_DIR / "static"  # where collectstatic puts them for another server; ours needs none of it
+STATIC_ROOT.mkdir(exist_ok=True)
 STATICFILES_DIRS = [BASE_DIR / "templates" / "static"]
 WHITENOISE_USE_FINDERS = True
 
@@ -234,6 +258,8 @@ LOGGING: dict[str, Any] = {
     "root": {"handlers": ["stderr"], "level": env("LOG_LEVEL", "INFO")},
     "loggers": {
         "axes": {"level": "WARNING"},
+        # Writes whole URLs.
+        "httpx": {"level": "WARNING"},
         # Would write a line, with the query, for every call.
         "uvicorn.access": {"handlers": [], "propagate": False},
         "django.channels.server": {"handlers": [], "propagate": False},
@@ -243,7 +269,7 @@ LOGGING: dict[str, Any] = {
 
 # --- Celery ----------------------------------------------------------------------------------------
 
-CELERY_BROKER_URL = REDIS_URL or "filesystem://"
+CELERY_BROKER_URL = REDIS_URL or "filesystem://localhost"
 CELERY_BROKER_TRANSPORT_OPTIONS: dict[str, Any] = (
     {}
     if REDIS_URL
