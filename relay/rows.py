@@ -20,6 +20,7 @@ from relay.models import Quarantine, RollUpMark, UsageRecord
 
 log = logging.getLogger(__name__)
 BATCH = 500
+BUSY_MS = 2000
 LARGEST = 2**53  # sums of more than a thousand such figures would not fit; no real count or cost comes near
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # SQLSTATE classes that name the row's own fault: data, constraints, sizes. Everything else is the database's trouble.
@@ -210,7 +211,10 @@ class Books:
     def _connect(self) -> BaseDatabaseWrapper:
         if self._connection is None:
             connection = connections[self._alias].copy()
-            # A pool that others have emptied must not keep the ledger waiting.
-            connection.settings_dict["OPTIONS"].pop("pool", None)
+            options = connection.settings_dict["OPTIONS"]
+            # A pool that others have emptied must not keep the ledger waiting, nor a lock on SQLite longer than this.
+            options.pop("pool", None)
+            if connection.vendor == "sqlite":
+                options["init_command"] = f"{options.get('init_command', '')} PRAGMA busy_timeout={BUSY_MS};"
             self._connection = connection
         return self._connection
