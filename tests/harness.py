@@ -80,18 +80,33 @@ def database_url() -> str:
     return f"postgres://{user}@{given['HOST']}:{given['PORT'] or 5432}/{quote(str(given['NAME']), safe='')}"
 
 
+def installation_env(data: Path) -> dict[str, str]:
+    """What a process needs to work on this test session's database, state and secrets."""
+    return {
+        "DATABASE_URL": database_url(),
+        "REDIS_URL": settings.REDIS_URL,
+        "RELAY_DATA_DIR": str(data),
+        "RELAY_SECRET_KEYS": ",".join(settings.RELAY_SECRET_KEYS),
+    }
+
+
+def inherited_env() -> dict[str, str]:
+    """This process's environment without what would configure another Baton."""
+    ours = ("RELAY_", "PYTEST_", "DATABASE_", "REDIS_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+
+
 class Process:
     """One child process with its output in a file."""
 
     def __init__(self, command: Sequence[str], *, name: str, folder: Path, env: Mapping[str, str]) -> None:
         self.name = name
         self.output = folder / f"{name}-{secrets.token_hex(3)}.log"
-        inherited = {key: value for key, value in os.environ.items() if not key.startswith(("RELAY_", "PYTEST_"))}
         with self.output.open("wb") as output:
             self.child = subprocess.Popen(
                 [sys.executable, "-m", *command],
                 cwd=ROOT,
-                env={**inherited, "PYTHONUNBUFFERED": "1", **env},
+                env={**inherited_env(), "PYTHONUNBUFFERED": "1", **env},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -151,11 +166,8 @@ class Server(Process):
             name=kind,
             folder=folder,
             env={
-                "DATABASE_URL": database_url(),
-                "REDIS_URL": settings.REDIS_URL,
-                "RELAY_DATA_DIR": str(data),
+                **installation_env(data),
                 "RELAY_BIND": f"127.0.0.1:{self.port}",
-                "RELAY_SECRET_KEYS": ",".join(settings.RELAY_SECRET_KEYS),
                 "RELAY_SNAPSHOT_POLL": "0.05",
                 "RELAY_LEDGER_INTERVAL": "0.05",
                 **env,
@@ -241,6 +253,20 @@ class Simulator(Process):
             return json.loads(response.read())
 
 
+def manage(*arguments: str, data: Path, server: Server | None = None) -> subprocess.CompletedProcess[str]:
+    """Run one command as a script would, on this test session's database; `server` answers for the relay."""
+    relay = {"RELAY_INTERNAL_URL": server.url} if server else {}
+    return subprocess.run(
+        [sys.executable, "manage.py", *arguments],
+        cwd=ROOT,
+        env={**inherited_env(), **installation_env(server.data if server else data), **relay},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=90,
+    )
+
+
 @dataclass
 class Installation:
     """The rows that an end-to-end test needs, on the simulator, and the records that its calls leave."""
@@ -254,7 +280,7 @@ class Installation:
 
         `credential` is a mapping in plain text, `proxy` a URL, `groups` a list of names; the rest are columns.
         """
-        credential = fields.pop("credential", {"api_key": f"upstream-{secrets.token_hex(8)}"})
+        credential = fields.pop("credential", {"api_key": f"upstream-{secrets.randbelow(10**16)}"})
         groups = fields.pop("groups", [])
         if "proxy" in fields:
             fields["proxy"] = encrypt_text(fields["proxy"])
