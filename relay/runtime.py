@@ -28,6 +28,7 @@ from relay.errors import Interrupted
 from relay.flight import Flight
 from relay.journal import Journal
 from relay.ledger import Ledger
+from relay.live import Live
 from relay.lock import RelayLock
 from relay.prices import load_prices
 from relay.pricing import PriceBook
@@ -73,6 +74,7 @@ class Runtime:
         self.journal = Journal(settings.RELAY_DATA_DIR / "journal")
         self.ledger = Ledger(self.journal, interval=settings.RELAY_LEDGER_INTERVAL, on_recovered=self.settle_recovered)
         self.poller = SnapshotPoller([KEYS, ACCOUNTS, PRICES], interval=settings.RELAY_SNAPSHOT_POLL)
+        self.live = Live(self.flights, process=self.journal.folder.name)
         self._loop = asyncio.get_running_loop()
         self._started: asyncio.Task[None] | None = None
 
@@ -94,6 +96,7 @@ class Runtime:
         await asyncio.to_thread(self.ledger.caught_up.wait, CATCH_UP_SECONDS)
         await self._seed()
         await events.restore_rests(self.store, now=time.time())
+        self.live.start()
         self._housekeeper = self._loop.create_task(self._housekeeping())
         atexit.register(self._stop_threads)
         # 52 -> 12 ms at p99: what start-up made is never collected again (docs/performance.md).
@@ -148,7 +151,12 @@ class Runtime:
         record.account_id, record.account_name = flight.account.id, flight.account.name
         record.provider, record.upstream_model = flight.account.provider, flight.model
         metering.book(
-            record, flight.meter.outcome(), prices=self.prices.current, provider=record.provider, now=time.time()
+            record,
+            flight.meter.outcome(),
+            prices=self.prices.current,
+            provider=record.provider,
+            now=time.time(),
+            request_bytes=len(flight.call.body),
         )
         self.journal.progress(record)
 
@@ -193,6 +201,7 @@ class Runtime:
             flight.watch.interrupt(Interrupted("Baton is restarting.", retry_after=1))
         if self._calls:
             await asyncio.wait(list(self._calls), timeout=5)
+        self.live.stop()
         if self._housekeeper is not None:
             self._housekeeper.cancel()
         await asyncio.to_thread(self.refusals.flush)

@@ -49,6 +49,7 @@ async def settle(flight: Flight, error: End) -> End:
         return error
     fill_record(flight, error)
     await settle_account(flight, error)
+    await note_owner(flight)
     tokens = sum(
         count or 0
         for count in (
@@ -64,6 +65,7 @@ async def settle(flight: Flight, error: End) -> End:
     )
     await quota.settle(flight.call, flight.record, store=flight.run.store, now=time.time())
     metrics.count(flight.record)
+    flight.run.live.note(flight.record)
     try:
         await flight.run.journal.close(flight.record)
     except OSError:
@@ -95,7 +97,21 @@ def fill_record(flight: Flight, error: End) -> None:
     record.upstream_model = flight.model
     if isinstance(error, UpstreamError) and not flight.forwarded:
         outcome = NOTHING  # nothing of the model's reached anybody; the vendors bill no failed call
-    metering.book(record, outcome, prices=flight.run.prices.current, provider=account.provider, now=time.time())
+    metering.book(
+        record,
+        outcome,
+        prices=flight.run.prices.current,
+        provider=account.provider,
+        now=time.time(),
+        request_bytes=len(flight.call.body),
+    )
+
+
+async def note_owner(flight: Flight) -> None:
+    """Later calls that name this answer go to the account that holds it, before the last bytes are out."""
+    call, record = flight.call, flight.record
+    if (call.envelope.stored or call.envelope.tied) and record.response_id and record.account_id is not None:
+        await flight.run.store.set_response_owner(record.response_id, call.key.id, record.account_id, now=time.time())
 
 
 def client_status(flight: Flight, error: RelayError) -> int:
@@ -156,6 +172,7 @@ async def refuse(flight: Flight, error: RelayError) -> None:
     record.http_status = client_status(flight, error)
     record.duration_ms = round(flight.elapsed() * 1000)
     metrics.count(record)
+    flight.run.live.note(record)
     flight.run.refusals.note(record, now=time.time())
     try:
         await answer_error(flight, error)

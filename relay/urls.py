@@ -8,9 +8,10 @@ from django.urls import URLPattern, URLResolver, path, re_path
 
 from relay.api import api
 from relay.api.common import not_served
+from relay.consumers import LiveConsumer
 
 urlpatterns: list[URLPattern | URLResolver] = [
     path("", api.urls),
     re_path(r"^(?P<root>api|claude|gemini|openai|azure|v1|v1beta|v1beta1|v1alpha|internal)(/.*)?$", not_served),
 ]
-websocket_urlpatterns: list[Any] = []
+websocket_urlpatterns: list[Any] = [path("ws/live/", LiveConsumer.as_asgi())]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 from django.conf import settings
@@ -130,3 +131,15 @@ def narrowed(asked: usage_report.Asked) -> list[tuple[str, str, str]]:
         row = rows.first() if rows is not None else None
         found.append((dimension, str(row or value), f"?{asked.query(**{dimension: None})}"))
     return found
+
+
+@permission_required("relay.view_usagerecord", raise_exception=True)
+def live_page(request: HttpRequest) -> HttpResponse:
+    """Calls in flight and just ended; everything on it comes through the WebSocket."""
+    context = {
+        **admin.site.each_context(request),
+        "title": "Live calls",
+        "records_url": reverse("admin:relay_usagerecord_changelist"),
+        "record_url": reverse("admin:relay_usagerecord_change", args=[uuid.UUID(int=0)]),
+    }
+    return TemplateResponse(request, "baton/live.html", context)

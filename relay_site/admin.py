@@ -42,6 +42,7 @@ SIDEBAR = [
     {
         "items": [
             item("Dashboard", "monitoring", "index"),
+            item("Live calls", "bolt", "live", "relay.view_usagerecord"),
             item("Usage report", "stacked_bar_chart", "usage_report", "relay.view_usageday"),
         ]
     },

@@ -18,6 +18,7 @@ class BatonAdminSite(UnfoldAdminSite):
         from relay import views
 
         return [
+            path("live/", self.admin_view(views.live_page), name="live"),
             path("reports/usage/", self.admin_view(views.usage_report_page), name="usage_report"),
             path("accounts/account/<int:account_id>/test/", self.admin_view(views.test_account), name="test_account"),
             path("accounts/account/<int:account_id>/end-rest/", self.admin_view(views.end_rest), name="end_rest"),
