@@ -57,6 +57,8 @@ def decide(account: Account, model: str, error: UpstreamError, *, last: bool, fa
     if error.retry_after is not None and named:
         seconds = min(LONGEST, max(1.0, error.retry_after))
     wide = cause in ACCOUNT_WIDE
+    if not wide and not model:
+        return None  # a call on a stored answer names no model, and "" would be the whole account
     if last and not named and not wide:
         return None
     return Rest(account.id, "" if wide else model, now + seconds, cause, named, error.upstream_status)
@@ -90,6 +92,11 @@ async def succeeded(store: Store, account: Account, model: str, *, now: float) -
     if pair in _failing:
         _failing.discard(pair)
         await store.clear_failures(account.id, model)
+    await answered(store, account, model, now=now)
+
+
+async def answered(store: Store, account: Account, model: str, *, now: float) -> None:
+    """The answer of `model` has begun: a rest that waited for this call is over, however the answer ends."""
     if not _recovering:
         return
     for rested in ("", model):

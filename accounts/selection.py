@@ -49,7 +49,7 @@ class Ranking:
     reasons: tuple[tuple[str, str], ...]
     # The models whose rest a success on that account would end; "" = the account's own.
     recovering: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
-    half_open: bool = True  # one call goes first to a recovering account; False = it is the last one left
+    probes: frozenset[int] = frozenset()  # recovering accounts that only one call may try first
     pinned: int | None = None
     pin: bool = True  # False where the conversation's own account is only full: it stays the conversation's own
 
@@ -126,7 +126,7 @@ def decide(call: Call, found: Lineup, picture: Picture, *, now: float) -> Rankin
         accounts=tuple(candidate.account for _, candidate, _ in taken),
         reasons=(*((candidate.account.name, reason) for _, candidate, reason in taken), *refusals(found, left)),
         recovering=recovering,
-        half_open=not operator,
+        probes=frozenset() if operator else probes(taken, recovering, picture),
         pinned=picture.pinned,
         pin=not any(out.candidate.account.id == picture.pinned and out.frees <= now + FULL for out in left),
     )
@@ -169,6 +169,20 @@ def placed(candidate: Candidate, picture: Picture, *, half_open: bool) -> tuple[
     return place, candidate, why + busy + (", first call after its rest" if half_open else "")
 
 
+def probes(
+    taken: list[tuple[Place, Candidate, str]], recovering: Mapping[int, tuple[str, ...]], picture: Picture
+) -> frozenset[int]:
+    """The recovering accounts to which one call goes first. Where no other account is left, nobody waits for that call,
+    unless a credential was rejected."""
+    if len(recovering) < len(taken):
+        return frozenset(recovering)
+    return frozenset(
+        account_id
+        for account_id, models in recovering.items()
+        if any(picture.rests[account_id, model].cause in health.ACCOUNT_WIDE for model in models)
+    )
+
+
 def last_resort(found: Lineup, left: list[LeftOut], picture: Picture, *, now: float) -> Ranking:
     """Where all rest, those whose rest is our guess are tried nevertheless: one overloaded minute must not become ten.
     Raises where there is none."""
@@ -187,7 +201,6 @@ def last_resort(found: Lineup, left: list[LeftOut], picture: Picture, *, now: fl
         recovering={
             account.id: tuple(rest.model for rest in known_rests(out.candidate, picture)) for _, account, out in guesses
         },
-        half_open=False,
         pinned=picture.pinned,
     )
 
@@ -233,8 +246,8 @@ async def take(
     if not await store.take_slot(account.id, call.id, slots=slots, now=now, lease=LEASE):
         return False
     models = ranking.recovering.get(account.id, ()) if ranking else ()
-    first = not models or not ranking or not ranking.half_open
-    if not (first or await goes_first(call, account, models, store=store, now=now)) or not await quota.reserve(
+    free_to_go = ranking is None or account.id not in ranking.probes
+    if not (free_to_go or await goes_first(call, account, models, store=store, now=now)) or not await quota.reserve(
         call, account, store=store, demand=demand, now=now
     ):
         await store.free_slot(account.id, call.id)

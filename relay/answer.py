@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from accounts import health
 from relay.call import Account
 from relay.errors import NotRecordable, UpstreamError, UpstreamFailed
 from relay.flight import Flight
@@ -106,6 +107,8 @@ async def begin(flight: Flight, head: Head) -> None:
     await recorded(flight)
     flight.first_token = flight.elapsed()
     flight.forwarded = True
+    if flight.account is not None:
+        await health.answered(flight.run.store, flight.account, flight.model, now=time.time())
     flight.watch.expect("idle", flight.run.timers.idle)
     flight.reply.start(head)
     flight.reply.keep_alive(flight.dialect.keep_alive, after=flight.run.keep_alive_after)

@@ -158,6 +158,14 @@ def test_the_callers_fault_on_a_probe_shows_that_the_account_answers_again(noted
     assert [event.kind for event in noted._next_batch()] == ["rest", "recovered"]
 
 
+def test_a_failure_of_a_call_without_a_model_rests_no_whole_account() -> None:
+    """A call on a stored response names no model, and "" would be the account itself."""
+    assert decide(A, "", failure("529"), last=False, failures=1, now=NOW) is None
+    assert decide(A, "", failure("credential"), last=False, failures=1, now=NOW) == Rest(
+        A.id, "", NOW + 1800, "credential"
+    )
+
+
 def test_a_success_that_began_before_the_rest_does_not_end_it() -> None:
     store = MemoryStore()
     book(store, failure("529"))

@@ -191,7 +191,7 @@ def test_an_operators_test_goes_to_its_account_whatever_its_state() -> None:
     off = account("off", active=False, slots=1, expires_at=NOW - 1)
     picture = Picture(rests={(off.id, ""): Rest(off.id, "", NOW + 999, "credential")}, in_flight={off.id: 5})
     ranking = ranked(call(origin="operator", account_id=off.id), A, off, picture=picture)
-    assert (names(ranking), ranking.recovering, ranking.half_open) == (["off"], {off.id: ("",)}, False)
+    assert (names(ranking), ranking.recovering, ranking.probes) == (["off"], {off.id: ("",)}, frozenset())
 
 
 def test_a_tied_conversation_goes_to_its_account_or_nowhere() -> None:
@@ -429,18 +429,35 @@ def test_twenty_overloads_of_the_only_account_and_the_next_call_succeeds_at_once
     assert carried(call(), (A,), store=store, now=NOW + 20) is A
 
 
-def test_after_a_rest_one_call_goes_first_and_its_success_opens_the_account() -> None:
+def test_after_a_rest_one_call_goes_first_and_its_answer_opens_the_account() -> None:
     store = MemoryStore()
     async_to_sync(health.failed)(store, A, MODEL, failing(), last=False, now=NOW)
     later = NOW + 601
     probe, other, after = call(), call(), call()
-    rankings = [run(item, A, store=store, now=later) for item in (probe, other)]
-    assert rankings[0].reasons == (("a", "priority 50, first call after its rest"),)
+    rankings = [run(item, A, B, store=store, now=later) for item in (probe, other)]
+    assert dict(rankings[0].reasons)["a"] == "priority 50, first call after its rest"
     assert async_to_sync(take)(probe, A, store=store, now=later, ranking=rankings[0])
     assert not async_to_sync(take)(other, A, store=store, now=later, ranking=rankings[1])
     assert async_to_sync(store.in_flight)([A.id], now=later) == {A.id: 1}
-    async_to_sync(health.succeeded)(store, A, MODEL, now=later)
-    assert run(after, A, store=store, now=later).recovering == {}
+    async_to_sync(health.answered)(store, A, MODEL, now=later)
+    assert run(after, A, B, store=store, now=later).recovering == {}
+
+
+@pytest.mark.parametrize(
+    ("cause", "model", "both_go"), [("429", MODEL, True), ("529", MODEL, True), ("credential", "", False)]
+)
+def test_where_no_other_is_left_nobody_waits_for_the_probe_but_for_a_rejected_credentials(
+    cause: str, model: str, both_go: bool
+) -> None:
+    store = MemoryStore()
+    async_to_sync(store.rest)(Rest(A.id, model, NOW, cause, named=cause == "429"), now=NOW - 60)
+    asked = [call(), call()]
+    rankings = [run(item, A, store=store) for item in asked]
+    took = [
+        async_to_sync(take)(item, A, store=store, now=NOW, ranking=ranking)
+        for item, ranking in zip(asked, rankings, strict=True)
+    ]
+    assert took == [True, both_go]
 
 
 def test_a_probe_that_fails_rests_the_account_again() -> None:
@@ -458,9 +475,9 @@ def test_a_probe_that_died_leaves_its_place_to_another() -> None:
     store = MemoryStore()
     async_to_sync(health.failed)(store, A, MODEL, failing(), last=False, now=NOW)
     later, lost, next_one = NOW + 601, call(), call()
-    assert async_to_sync(take)(lost, A, store=store, now=later, ranking=run(lost, A, store=store, now=later))
+    assert async_to_sync(take)(lost, A, store=store, now=later, ranking=run(lost, A, B, store=store, now=later))
     later += selection.PROBE_LEASE + 1
-    assert async_to_sync(take)(next_one, A, store=store, now=later, ranking=run(next_one, A, store=store, now=later))
+    assert async_to_sync(take)(next_one, A, store=store, now=later, ranking=run(next_one, A, B, store=store, now=later))
 
 
 def test_the_last_one_left_is_tried_without_waiting_for_a_probe() -> None:
