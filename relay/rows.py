@@ -8,6 +8,7 @@ import sqlite3
 import uuid
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import msgspec
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 BATCH = 500
 BUSY_MS = 2000
 LARGEST = 2**53  # sums of more than a thousand such figures would not fit; no real count or cost comes near
+_EMPTY: dict[Any, str] = {list: "[]", dict: "{}"}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # SQLSTATE classes that name the row's own fault: data, constraints, sizes. Everything else is the database's trouble.
 _ROW_FAULTS = frozenset({"21", "22", "23", "44", "54"})
@@ -40,6 +42,7 @@ _NUMBERS = [
     if isinstance(_COLUMNS[name], models.IntegerField)
 ]
 _JSON = [name for name in _FIELDS if isinstance(_COLUMNS[name], models.JSONField)]
+_VALUES = itemgetter(*_FIELDS)
 _OTHERS = [field.get_default() for name, field in _COLUMNS.items() if name not in _FIELDS]
 _NAMES = [*_FIELDS, *(name for name in _COLUMNS if name not in _FIELDS)]
 
@@ -61,7 +64,7 @@ class DatabaseAway(Exception):
 
 class _Row(NamedTuple):
     entry: Entry
-    hour: Any  # as the database takes it
+    hour: datetime
     values: list[Any]
 
 
@@ -70,21 +73,23 @@ def row_of(record: Record) -> dict[str, Any]:
 
     Text is cleaned and cut to its column, `created_at` is the id's timestamp.
     """
-    row = {name: getattr(record, name) for name in _FIELDS}
-    row["id"] = uuid.UUID(record.id)
-    if row["id"].version != 7:
+    row = dict(zip(Record.__struct_fields__, msgspec.structs.astuple(record), strict=True))
+    row["id"] = call_id = uuid.UUID(record.id)
+    if call_id.version != 7:
         raise ValueError("the id is no UUIDv7")
-    row["created_at"] = _EPOCH + timedelta(milliseconds=row["id"].int >> 80)
+    row["created_at"] = _EPOCH + timedelta(milliseconds=call_id.int >> 80)
     for name, length in _TEXTS:
-        text = row[name]
-        if not text.isascii() or "\0" in text:
-            text = clean(text)
-        row[name] = text if length is None else text[:length]
+        if text := row[name]:
+            if not text.isascii() or "\0" in text:
+                row[name] = text = clean(text)
+            if length is not None and len(text) > length:
+                row[name] = text[:length]
     for name, least, most in _NUMBERS:
-        if row[name] is not None and not least <= row[name] <= most:
+        number = row[name]
+        if number is not None and not least <= number <= most:
             raise ValueError(f"{name} is out of range")
     for name in _JSON:
-        row[name] = _encode(row[name]).decode()
+        row[name] = _encode(row[name]).decode() if row[name] else _EMPTY[type(row[name])]
     return row
 
 
@@ -147,12 +152,12 @@ class Books:
 
     def _row(self, entry: Entry) -> _Row:
         row = row_of(entry.record())
-        hour = row["created_at"].replace(minute=0, second=0, microsecond=0)
+        at = row["created_at"]
         connection = self._connect()
-        row["created_at"] = connection.ops.adapt_datetimefield_value(row["created_at"])
+        row["created_at"] = connection.ops.adapt_datetimefield_value(at)
         if not connection.features.has_native_uuid_field:
             row["id"] = row["id"].hex
-        return _Row(entry=entry, hour=connection.ops.adapt_datetimefield_value(hour), values=[*row.values(), *_OTHERS])
+        return _Row(entry=entry, hour=at.replace(minute=0, second=0, microsecond=0), values=[*_VALUES(row), *_OTHERS])
 
     def _add(self, rows: list[_Row]) -> int:
         try:
@@ -171,9 +176,9 @@ class Books:
         with self._transaction() as cursor:
             cursor.executemany(_INSERT, [row.values for row in rows])
             new: int = max(0, cursor.rowcount)
-            now = self._now()
+            adapt, now = self._connect().ops.adapt_datetimefield_value, self._now()
             for hour in sorted({row.hour for row in rows}):
-                cursor.execute(_INSERT_MARK, [hour, now])
+                cursor.execute(_INSERT_MARK, [adapt(hour), now])
         return new
 
     def _quarantine(self, entry: Entry, error: Exception) -> None:
