@@ -3,7 +3,7 @@ PYTHON ?= python3
 PYTEST_ARGS ?= -n 2
 VENV := .venv
 PY := $(VENV)/bin/python
-PIP := $(PY) -m pip install --quiet --disable-pip-version-check
+PIP := $(PY) -m pip install -qq --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-services check lint format types bench clean
