@@ -16,8 +16,9 @@ from accounts.lineup import lineup, model_not_found
 from accounts.selection import Picture, Ranking, candidates, decide, eligible, free, rank, take
 from relay.call import Account, BindingRule, Call
 from relay.errors import ModelNotFound, NoAccountAvailable, RelayError, UpstreamError, UpstreamOverloaded
-from relay.state.base import Rest
+from relay.state.base import Rest, Store
 from relay.state.memory import MemoryStore
+from tests import stores
 from tests.account_cases import MODEL, NOW, account, call, forget, key
 
 
@@ -583,3 +584,31 @@ def test_whatever_the_state_only_who_may_is_ranked_and_everybody_has_one_reason(
         assert len({item.id for item in ranking.accounts}) == len(ranking.accounts) > 0
     assert sorted(name for name, _ in reasons) == sorted(item.name for item in accounts)
     assert all(reason for _, reason in reasons)
+
+
+# -- two processes, one state ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", stores.KINDS)
+def test_conversations_and_rests_are_the_same_wherever_a_call_comes_in(kind: str) -> None:
+    async def story(store: Store) -> None:
+        here, there = store, store if kind == "memory" else stores.make(kind)
+        try:
+            pinned: dict[str, str] = {}
+            for number in range(40):
+                asked = call(conversation=f"c{number % 10}")
+                side = (here, there)[number % 3 == 0]
+                ranking = await rank(asked, accounts=THREE, store=side, now=NOW + number)
+                assert await take(asked, ranking.accounts[0], store=side, now=NOW + number, ranking=ranking)
+                name = ranking.accounts[0].name
+                assert pinned.setdefault(asked.envelope.affinity, name) == name
+                await free(asked, ranking.accounts[0], store=side)
+            assert len(set(pinned.values())) == 3
+            await health.failed(here, A, MODEL, failing(), last=False, now=NOW)
+            told = await rank(call(), accounts=THREE, store=there, now=NOW + 1)
+            assert dict(told.reasons)["a"] == "this model rests 599 s after 529"
+        finally:
+            if there is not here:
+                await there.close()
+
+    stores.play(kind, story)
