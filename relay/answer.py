@@ -60,6 +60,7 @@ async def whole_body(flight: Flight, upstream: Upstream, provider: Provider) -> 
     """Read and meter an answer that is not streamed."""
     flight.watch.expect("idle", flight.run.timers.idle)
     body = await upstream.read(limit=MAX_ANSWER_BYTES, touch=flight.watch.touch)
+    body = provider.whole(flight.call, body)
     assert flight.meter is not None
     flight.first_token = flight.elapsed()
     flight.meter.whole(body)

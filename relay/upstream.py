@@ -15,6 +15,8 @@ import aiohttp
 import httpx
 from aiohttp_socks import ProxyConnector
 from httpx_aiohttp import AiohttpTransport
+from httpx_aiohttp.transport import AiohttpResponseStream
+from yarl import URL
 
 from relay.errors import UpstreamError, UpstreamFailed, UpstreamTimeout, UpstreamUnreachable
 from relay.providers.base import Headers, UpstreamRequest
@@ -77,14 +79,35 @@ class Upstream:
             return
 
 
+class Transport(AiohttpTransport):
+    """httpx-aiohttp's transport, but the address goes out as it is: a signature covers its very quoting."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        session = self.client
+        assert isinstance(session, aiohttp.ClientSession)
+        response = await session.request(
+            request.method,
+            URL(str(request.url), encoded=True),
+            headers=request.headers,
+            data=request.content or None,
+            allow_redirects=False,
+            timeout=aiohttp.ClientTimeout(sock_connect=request.extensions["timeout"]["connect"]),
+            proxy=str(self.proxy.url) if self.proxy else None,
+            proxy_auth=aiohttp.BasicAuth(*self.proxy.auth) if self.proxy and self.proxy.auth else None,
+        )
+        return httpx.Response(
+            response.status, headers=response.raw_headers, stream=AiohttpResponseStream(response), request=request
+        )
+
+
 class UpstreamClient:
     """The process's sessions, one for each proxy setting; made lazily on the running loop."""
 
     def __init__(self, *, timers: Timers) -> None:
         self.timers = timers
-        self._transports: dict[str, AiohttpTransport] = {}
+        self._transports: dict[str, Transport] = {}
 
-    def transport(self, proxy: str) -> AiohttpTransport:
+    def transport(self, proxy: str) -> Transport:
         if proxy not in self._transports:
             self._transports[proxy] = make_transport(proxy)
         return self._transports[proxy]
@@ -106,7 +129,7 @@ class UpstreamClient:
         self._transports.clear()
 
 
-def make_transport(proxy: str) -> AiohttpTransport:
+def make_transport(proxy: str) -> Transport:
     """A transport of our own session: no limit on connections, no cookies, no decoding."""
     # A body is in memory anyway when it gets here; sending it in one piece is what we want.
     warnings.filterwarnings("ignore", message="Sending a large body directly", category=ResourceWarning)
@@ -125,13 +148,13 @@ def make_transport(proxy: str) -> AiohttpTransport:
         read_bufsize=READ_SIZE,
         trust_env=False,
     )
-    return AiohttpTransport(client=session, proxy=httpx.Proxy(proxy) if proxy and not socks else None, trust_env=False)
+    return Transport(client=session, proxy=httpx.Proxy(proxy) if proxy and not socks else None, trust_env=False)
 
 
 def failure(error: Exception) -> UpstreamError:
     """The transport's exception as ours. Judged by aiohttp's own class: httpx-aiohttp calls a dropped connection a
     ConnectTimeout. `reason` stands in the record; no address, no account name goes to the client."""
-    cause = error.__cause__ if isinstance(error.__cause__, (aiohttp.ClientError, OSError)) else error
+    cause = error.__cause__ if isinstance(error, httpx.HTTPError) else error
     if isinstance(cause, aiohttp.ServerDisconnectedError):
         return UpstreamUnreachable("The upstream closed the connection.", reason="disconnected", rest="5xx")
     if isinstance(cause, (aiohttp.ConnectionTimeoutError, aiohttp.ServerTimeoutError, asyncio.TimeoutError)):

@@ -67,6 +67,10 @@ class Provider(ABC):
         """Whether a successful answer is a stream of events (else it is one whole body)."""
         return any(name == b"content-type" and value.startswith(b"text/event-stream") for name, value in headers)
 
+    def whole(self, call: Call, body: bytes) -> bytes:
+        """A whole answer as the client's dialect has it; the same bytes where the vendor speaks that dialect."""
+        return body
+
     def request_id(self, headers: Headers) -> str:
         """The vendor's own id of the request, for support and for joining the bill."""
         return next((value.decode("latin1") for name, value in headers if name == b"request-id"), "")
@@ -84,6 +88,10 @@ class Provider(ABC):
     def probe_dialect(self, account: Account) -> str:
         """The dialect that "test connection" speaks to this account."""
         return min(self.dialects)
+
+    def named_models(self, account: Account) -> tuple[str, ...]:
+        """The models that the account's own fields name, as clients ask for them; none = ask the upstream."""
+        return tuple(account.model_map)
 
     def models_request(self, account: Account) -> UpstreamRequest | None:
         """The request for the account's own list of models; None where the vendor has no such list."""
