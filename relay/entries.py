@@ -27,7 +27,8 @@ MAX_PAYLOAD = 99_999_999  # what eight digits can say
 _HEAD = re.compile(rb"(1 ([oper]) (\d{13}) (\d{8})) ([0-9a-f]{8}) ((\S{1,64}) )")
 MAX_HEAD = 4 + 14 + 9 + 9 + 65
 _NEXT = b"\n1 "
-_encode = msgspec.json.Encoder().encode
+# Whatever a record carries: text, rather than no record.
+_encode = msgspec.json.Encoder(enc_hook=str).encode
 _SURROGATES = re.compile("[\x00\ud800-\udfff]")
 
 
@@ -169,8 +170,8 @@ def _payload(value: Record | Opening) -> bytes:
     try:
         payload = _encode(value)
     except UnicodeEncodeError:
-        return _encode(clean(msgspec.to_builtins(value)))
-    return _encode(clean(msgspec.to_builtins(value))) if b"\\u0000" in payload else payload
+        return _encode(clean(msgspec.to_builtins(value, enc_hook=str)))
+    return _encode(clean(msgspec.to_builtins(value, enc_hook=str))) if b"\\u0000" in payload else payload
 
 
 def _read(payload: bytes, decoder: msgspec.json.Decoder[T]) -> T:

@@ -12,6 +12,7 @@ import errno
 import fcntl
 import logging
 import os
+import shutil
 import threading
 import time
 from collections import deque
@@ -49,7 +50,7 @@ class Journal:
     it still owes first. Never fork after `start`.
     """
 
-    def __init__(self, root: Path, *, segment_bytes: int = 16 * 2**20) -> None:
+    def __init__(self, root: Path, *, segment_bytes: int = 16 * 2**20, reserve_bytes: int = 64 * 2**20) -> None:
         self.folder = root / new_call_id()
         self.healthy = True
         self.failure = ""  # what the disk said, while not healthy
@@ -58,6 +59,9 @@ class Journal:
         self.oldest_waiting: float | None = None  # Unix seconds; the ledger moves it on
         self.shipped = 0  # ended calls that the ledger has put into the database
         self._segment_bytes = segment_bytes
+        # Left free for the database, which may live on the same disk and must be able to take what waits here.
+        self._reserve_bytes = reserve_bytes
+        self._writing_since: float | None = None
         self._queue: deque[_Waiting] = deque()
         self._owed: list[_Waiting] = []
         self._ended = 0
@@ -98,6 +102,12 @@ class Journal:
         oldest = self.oldest_waiting
         return 0.0 if oldest is None else max(0.0, time.time() - oldest)
 
+    @property
+    def stalled(self) -> float:
+        """For how many seconds the disk has not answered, 0.0 while it does."""
+        since = self._writing_since
+        return 0.0 if since is None else time.monotonic() - since
+
     def _append(self, line: bytes, *, ends: bool) -> asyncio.Future[None]:
         if not self._accepting:
             return _failed(OSError(errno.EPIPE, "the journal is not running"))
@@ -111,14 +121,21 @@ class Journal:
 
     def start(self) -> None:
         """Make the folder, lock it, write the first segment; raises `OSError` where that can't be done."""
-        # Under another name until it is locked: nobody may take it for a dead process's.
+        # Under another name until it is whole and locked: nobody may take it for a dead process's.
         hidden = self.folder.with_name(f".{self.folder.name}")
-        hidden.mkdir(parents=True)
-        self._lock = os.open(hidden / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        hidden.rename(self.folder)
-        sync_folder(self.folder.parent)
-        self._new_segment(self.synced.segment)
+        try:
+            hidden.mkdir(parents=True)
+            self._lock = os.open(hidden / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._new_segment(self.synced.segment, folder=hidden)
+            hidden.rename(self.folder)
+            sync_folder(self.folder.parent)
+        except OSError:
+            self._leave_segment()
+            if self._lock >= 0:
+                os.close(self._lock)
+            shutil.rmtree(hidden, ignore_errors=True)
+            raise
         self._accepting = True
         self._thread.start()
 
@@ -156,6 +173,7 @@ class Journal:
         self._owed = []
         pieces = self._pieces(batch)
         written = 0
+        self._writing_since = time.monotonic()
         try:
             if self._fd < 0:
                 self._new_segment(self.synced.segment + 1)
@@ -163,9 +181,11 @@ class Journal:
                 self._sync(piece)
                 written += len(piece)
                 _tell(piece, None)
-        except OSError as error:
+        except Exception as error:  # whatever it is: nobody may wait for ever
             self._fail(batch[written:], error)
             return
+        finally:
+            self._writing_since = None
         if not self.healthy:
             log.warning("journal: writing works again")
         self.healthy, self.failure = True, ""
@@ -198,11 +218,11 @@ class Journal:
             self.oldest_waiting = time.time()
         self._ended += ended
 
-    def _fail(self, lost: list[_Waiting], error: OSError) -> None:
+    def _fail(self, lost: list[_Waiting], error: Exception) -> None:
         """Refuse who waits; keep the records of calls that ended: there are no more of them than calls in flight."""
         if self.healthy:
             log.error("journal: can't be written, new calls are refused: %s", error)
-        self.failure = error.strerror or type(error).__name__
+        self.failure = getattr(error, "strerror", None) or type(error).__name__
         self.healthy = False
         # What a failed sync left on disk is unknown: cut it off and begin elsewhere.
         self._leave_segment()
@@ -212,16 +232,19 @@ class Journal:
     def _broken(self) -> OSError:
         return OSError(errno.EIO, f"the journal can't be written: {self.failure}")
 
-    def _new_segment(self, number: int, *, at_least: int = 0) -> None:
+    def _new_segment(self, number: int, *, at_least: int = 0, folder: Path | None = None) -> None:
         self._leave_segment()
         size = max(self._segment_bytes, at_least)
-        path = segment_path(self.folder, number)
+        folder = folder or self.folder
+        if shutil.disk_usage(folder).free < size + self._reserve_bytes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        path = segment_path(folder, number)
         # Not O_EXCL: one that could not be made whole the last time is made again.
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
             os.posix_fallocate(fd, 0, size)
             os.fsync(fd)
-            sync_folder(self.folder)
+            sync_folder(folder)
         except OSError:
             os.close(fd)
             path.unlink(missing_ok=True)

@@ -47,6 +47,7 @@ class Ledger:
         self._open: dict[str, Position] = {}  # calls that a recovery would have to look at, oldest first
         self._ended: deque[tuple[float, str]] = deque()
         self._recoveries: dict[Path, Iterator[int]] = {}
+        self._failed: set[Path] = set()  # folders whose recovery has to begin anew
         self._next_sweep = self._next_drop = 0.0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
@@ -144,12 +145,15 @@ class Ledger:
                 next(recovery)
             except StopIteration:
                 del self._recoveries[folder]
+                self._failed.discard(folder)
                 continue
             except BaseException:
-                del self._recoveries[folder]  # a later look begins it anew
+                del self._recoveries[folder]
+                self._failed.add(folder)
                 raise
             return True
-        self.caught_up.set()
+        if not self._failed:
+            self.caught_up.set()
         return False
 
     def _drop(self) -> None:

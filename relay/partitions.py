@@ -17,6 +17,7 @@ from django.db import connection as default_connection
 from django.db import migrations, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.utils import CursorWrapper
+from django.db.models import F
 
 from relay.models import RetentionFloor, RollUpMark, UsageRecord
 
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 TABLE = "relay_usagerecord"
 DEFAULT = f"{TABLE}_default"
 AHEAD = 3  # months
+PIECE = 2000
 # Nobody waits longer for us than this: the locks of a new or dropped partition stop the ledger meanwhile.
 LOCK_TIMEOUT = "5s"
 
@@ -108,11 +110,15 @@ def drop_records(before: date, *, connection: BaseDatabaseWrapper = default_conn
         if RollUpMark.objects.filter(hour__lt=floor).exists():
             log.warning("retention: hours before %s wait to be rolled up, nothing is dropped", floor.date())
             return 0
+        if records_begin() != floor and UsageRecord.objects.filter(pk__lt=first_id(floor)).exists():
+            RetentionFloor.objects.create(before=floor)
         dropped = _drop_partitions(floor, cursor) if is_partitioned(connection) else 0
-        dropped += UsageRecord.objects.filter(pk__lt=first_id(floor))._raw_delete(using=connection.alias)
-        if dropped:
-            RetentionFloor.objects.create(before=floor, records=dropped)
-            log.info("retention: %d records before %s dropped", dropped, floor.date())
+    # What no partition held: in pieces, so that nobody waits long for the table.
+    while ids := list(UsageRecord.objects.filter(pk__lt=first_id(floor)).values_list("pk", flat=True)[:PIECE]):
+        dropped += UsageRecord.objects.filter(pk__in=ids)._raw_delete(using=connection.alias)
+    if dropped:
+        RetentionFloor.objects.filter(before=floor).update(records=F("records") + dropped)
+        log.info("retention: %d records before %s dropped", dropped, floor.date())
     return dropped
 
 

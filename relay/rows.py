@@ -61,6 +61,10 @@ _IS_QUARANTINED = f'SELECT 1 FROM "{Quarantine._meta.db_table}" WHERE "record_id
 class DatabaseAway(Exception):
     """The database can't take anything now: try the same again later."""
 
+    def __init__(self, error: Exception) -> None:
+        # The first line: PostgreSQL quotes the statement, with its values, in those behind it.
+        super().__init__(f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:200]}")
+
 
 class _Row(NamedTuple):
     entry: Entry
@@ -165,7 +169,7 @@ class Books:
         except Exception as error:
             if not is_row_fault(error):
                 self.close()
-                raise DatabaseAway(f"{type(error).__name__}: {error}") from error
+                raise DatabaseAway(error) from error
             if len(rows) > 1:
                 half = len(rows) // 2
                 return self._add(rows[:half]) + self._add(rows[half:])
@@ -192,7 +196,7 @@ class Books:
                     log.error("ledger: the record of call %s is in quarantine: %s", entry.call_id, reason)
         except Exception as trouble:
             self.close()
-            raise DatabaseAway(f"{type(trouble).__name__}: {trouble}") from trouble
+            raise DatabaseAway(trouble) from trouble
 
     def _now(self) -> Any:
         return self._connect().ops.adapt_datetimefield_value(datetime.now(tz=UTC))

@@ -187,3 +187,37 @@ def test_a_future_that_was_cancelled_or_whose_loop_is_gone_disturbs_nobody(tmp_p
         asyncio.run(leave(journal))
         asyncio.run(cancel(journal))
         assert len(on_disk(journal)) == 5
+
+
+def test_a_reserve_of_the_disk_is_left_to_the_database(tmp_path: Path) -> None:
+    async def calls(journal: Journal) -> None:
+        journal._reserve_bytes = 2**60
+        with pytest.raises(OSError, match="No space left"):
+            await journal.close(record("x" * 2000))
+        journal._reserve_bytes = 0
+        for _ in range(200):
+            if journal.healthy:
+                break
+            await asyncio.sleep(0.02)
+
+    with running(tmp_path, segment_bytes=1024) as journal:
+        async_to_sync(calls)(journal)
+        assert [entry.record().error for entry in on_disk(journal)] == ["x" * 2000]
+
+
+def test_a_start_that_fails_leaves_nothing_and_may_be_tried_again(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, segment_bytes=4096)
+    with full_disk(), pytest.raises(OSError):
+        journal.start()
+    assert list(tmp_path.iterdir()) == []
+    journal.start()
+    journal.stop()
+
+
+def test_a_record_with_a_value_that_is_no_json_is_written_as_text(tmp_path: Path) -> None:
+    async def call(journal: Journal) -> None:
+        await journal.close(record(candidates=[{"account": Path("a"), "reason": {1}}]))
+
+    with running(tmp_path) as journal:
+        async_to_sync(call)(journal)
+        assert on_disk(journal)[0].record().candidates == [{"account": "a", "reason": [1]}]

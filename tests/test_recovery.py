@@ -16,6 +16,7 @@ from django.db import connection
 
 from relay.call import CallStatus, Record, UsageSource, new_call_id
 from relay.entries import Kind, Opening, encode_end, encode_open
+from relay.ledger import Ledger
 from relay.models import RollUpMark, UsageRecord
 from relay.recovery import OnRecovered, interrupted, recover
 from relay.rows import Books
@@ -228,6 +229,29 @@ def test_a_living_relay_recovers_the_dead_and_says_when_it_has(tmp_path: Path) -
         assert ledger.caught_up.wait(20)
         assert statuses() == {cut.id: "interrupted", ended.id: "ok"}
         assert {record.id for record, _ in settled} == {cut.id, ended.id}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_it_has_not_caught_up_while_a_folder_can_not_be_finished(tmp_path: Path) -> None:
+    cut, ended = opened(), a_record()
+    a_dead_folder(tmp_path, ("open", (cut, [STRICT])))
+    a_dead_folder(tmp_path, ("end", ended))
+    away, settled = threading.Event(), []
+    away.set()
+
+    def settle(record: Record, holds: Sequence[Hold]) -> None:
+        if away.is_set() and holds:
+            raise ConnectionError("no Redis")
+        settled.append(record.id)
+
+    with a_journal(tmp_path) as journal:
+        ledger = Ledger(journal, interval=0.02, on_recovered=settle)
+        ledger.start()
+        eventually(lambda: statuses() == {cut.id: "interrupted", ended.id: "ok"} and ended.id in settled)
+        assert not ledger.caught_up.wait(0.3)
+        away.clear()
+        assert ledger.caught_up.wait(20) and cut.id in settled
+        ledger.stop()
 
 
 @pytest.mark.django_db(transaction=True)
