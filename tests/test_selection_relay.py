@@ -15,7 +15,7 @@ from django.core.management import call_command
 from accounts.models import Account, AccountEvent
 from relay.explain import explain_now
 from tests.harness import Installation, Server, wait_for
-from tests.test_api_messages import ASKED, MODEL, client_of, create
+from tests.test_api_messages import MODEL, create
 
 pytestmark = [pytest.mark.e2e, pytest.mark.parametrize("server", ["uvicorn"], indirect=True)]
 
@@ -32,8 +32,7 @@ def reasons(record: Any) -> dict[str, str]:
 
 def turn(server: Server, key: str, session: str) -> None:
     """One turn of a conversation, by a client that names its session."""
-    with client_of(server, key) as client:
-        client.messages.create(**ASKED, extra_headers={"x-claude-code-session-id": session})
+    create(server, key, extra_headers={"x-claude-code-session-id": session})
 
 
 def test_conversations_stay_and_move_once_when_their_account_goes(server: Server, installation: Installation) -> None:
