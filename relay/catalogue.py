@@ -38,8 +38,8 @@ _listings: dict[tuple[int, str], Listing] = {}
 
 async def upstream_models(run: Runtime, account: Account, *, now: float) -> tuple[ModelEntry, ...]:
     """Return the account's models; those of a map are the requested names."""
-    if account.model_map:
-        return tuple(ModelEntry(id=name, display_name=name) for name in account.model_map)
+    if named := PROVIDERS[account.kind].named_models(account):
+        return tuple(ModelEntry(id=name, display_name=name) for name in named)
     listing = _listings.setdefault((account.id, account.base_url), Listing())
     if now < listing.due:
         return listing.entries

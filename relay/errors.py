@@ -5,6 +5,7 @@ RelayError
 +-- NotPermitted            403  the key may not use this family or model
 +-- ModelNotFound           404  no account of this key can ever serve this model in this dialect
 +-- NotServed               404  a vendor path that Baton does not relay
++-- AnswerNotFound          404  a stored answer that this key did not make
 +-- InvalidRequest          400  the body can't be relayed; names the field
 +-- BodyTooLarge            413
 +-- LimitExceeded           429  a rate or concurrency limit; says which
@@ -60,6 +61,14 @@ class ModelNotFound(RelayError):
 
 class NotServed(RelayError):
     status, kind = 404, "not_found_error"
+
+
+class AnswerNotFound(RelayError):
+    status, kind = 404, "not_found_error"
+    field: str = ""  # the body field that named the answer, "" where the path did
+
+    def __init__(self, answer_id: str) -> None:
+        super().__init__(f"Response with id '{answer_id[:100]}' not found.", reason="response_not_found")
 
 
 class InvalidRequest(RelayError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ninja import NinjaAPI
 
-from relay.api import anthropic, baton, internal, models
+from relay.api import anthropic, azure, baton, internal, models, openai
 
 api = NinjaAPI(
     title="Baton",
@@ -14,6 +14,8 @@ api = NinjaAPI(
     urls_namespace="relay",
 )
 api.add_router("", anthropic.router)
+api.add_router("", openai.router)
+api.add_router("", azure.router)
 api.add_router("", models.router)
 api.add_router("", baton.router)
 api.add_router("/internal", internal.router)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 from django.conf import settings
@@ -13,11 +14,19 @@ from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 
 from apikeys.authentication import authenticate, permit
-from relay import metrics, pipeline
-from relay.call import Call, Endpoint, Key, new_call_id
+from relay import metrics, ownership, pipeline
+from relay.call import Call, Endpoint, Envelope, Key, new_call_id
 from relay.dialects import DIALECTS
 from relay.dialects.base import Answer, Dialect
-from relay.errors import BodyTooLarge, InvalidRequest, NotAuthenticated, NotPermitted, NotServed, RelayError
+from relay.errors import (
+    AnswerNotFound,
+    BodyTooLarge,
+    InvalidRequest,
+    NotAuthenticated,
+    NotPermitted,
+    NotServed,
+    RelayError,
+)
 from relay.providers.base import Headers
 from relay.reply import Head, Reply
 from relay.runtime import Runtime, get_runtime
@@ -27,8 +36,13 @@ from relay.slim import Body
 MAX_TAGS = 20
 
 
-async def relay(request: HttpRequest, endpoint: Endpoint, *, path: str, path_model: str = "") -> HttpResponseBase:
-    """Authenticate, read, permit, and carry one client call; errors come in the endpoint's dialect."""
+async def relay(
+    request: HttpRequest, endpoint: Endpoint, *, path: str, path_model: str = "", answer_id: str = ""
+) -> HttpResponseBase:
+    """Authenticate, read, permit, and carry one client call; errors come in the endpoint's dialect.
+
+    `answer_id`: the path names a stored answer, and the call is about nothing else.
+    """
     now = time.time()
     dialect = DIALECTS[endpoint.dialect]
     call_id = new_call_id(now)
@@ -41,7 +55,10 @@ async def relay(request: HttpRequest, endpoint: Endpoint, *, path: str, path_mod
         return error_response(dialect, error, call_id)
     try:
         permit(key, family=dialect.family, model="")
-        call = await read_call(request, endpoint, key, headers, path=path, path_model=path_model, call_id=call_id)
+        call = await read_call(
+            request, endpoint, key, headers, path=path, path_model=path_model, answer_id=answer_id, call_id=call_id
+        )
+        call = await tied_to_owner(run, call, named_by_path=bool(answer_id))
     except RelayError as error:
         refuse_early(run, key, endpoint, error, call_id=call_id, created_at=now)
         return error_response(dialect, error, call_id)
@@ -56,12 +73,23 @@ async def authenticated(request: HttpRequest, headers: Headers, *, now: float) -
 
 
 async def read_call(
-    request: HttpRequest, endpoint: Endpoint, key: Key, headers: Headers, *, path: str, path_model: str, call_id: str
+    request: HttpRequest,
+    endpoint: Endpoint,
+    key: Key,
+    headers: Headers,
+    *,
+    path: str,
+    path_model: str,
+    answer_id: str,
+    call_id: str,
 ) -> Call:
     """The request as a `Call`; raises `InvalidRequest`, `BodyTooLarge`, `NotPermitted`."""
     body = await read_body(request)
     dialect = DIALECTS[endpoint.dialect]
-    envelope = dialect.read_envelope(body, headers=dict(headers), path_model=path_model)
+    if answer_id:
+        envelope = Envelope("", stream=request.GET.get("stream") == "true", previous_response_id=answer_id)
+    else:
+        envelope = dialect.read_envelope(body, headers=dict(headers), path_model=path_model)
     try:
         permit(key, family=dialect.family, model=envelope.model)
     except NotPermitted as error:
@@ -81,6 +109,19 @@ async def read_call(
         client_ip=request.META.get("REMOTE_ADDR", ""),
         tags=read_tags(headers),
     )
+
+
+async def tied_to_owner(run: Runtime, call: Call, *, named_by_path: bool) -> Call:
+    """The call, bound to the account that holds the answer it names; raises `AnswerNotFound` for another key's."""
+    answer_id = call.envelope.previous_response_id
+    if not answer_id:
+        return call
+    try:
+        account_id = await ownership.account_of(run, call.key, answer_id, now=call.created_at)
+    except AnswerNotFound as error:
+        error.field = "" if named_by_path else "previous_response_id"
+        raise
+    return replace(call, account_id=account_id) if named_by_path else call
 
 
 async def read_body(request: HttpRequest) -> bytes:
@@ -187,4 +228,5 @@ def dialect_of(request: HttpRequest) -> Dialect:
     names = {name for name, _ in scope_headers(request)}
     by_root = (dialect for dialect in DIALECTS.values() if root in dialect.roots)
     by_header = (dialect for dialect in DIALECTS.values() if dialect.models_marker and dialect.models_marker in names)
-    return next(by_root, None) or next(by_header, None) or next(iter(DIALECTS.values()))
+    others = (dialect for dialect in DIALECTS.values() if not dialect.models_marker)
+    return next(by_root, None) or next(by_header, None) or next(others)

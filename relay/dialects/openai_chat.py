@@ -83,6 +83,7 @@ UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 class OpenAIChat(OpenAIDialect):
     name: ClassVar = "openai_chat"
     entrance: ClassVar = ("chat_completions", "/v1/chat/completions")
+    roots: ClassVar = frozenset({"openai", "azure"})
 
     def read_envelope(self, body: bytes, *, headers: dict[bytes, bytes], path_model: str = "") -> Envelope:
         fields = json_body.fields(body)

@@ -63,6 +63,9 @@ class AzureOpenAI(OpenAI):
     def request_id(self, headers: Headers) -> str:
         return (first(headers, b"apim-request-id") or first(headers, b"x-request-id")).decode("latin1")
 
+    def named_models(self, account: Account) -> tuple[str, ...]:
+        return super().named_models(account) or tuple(deployments(account))
+
     def models_request(self, account: Account) -> UpstreamRequest | None:
         """None: Azure lists what it could deploy, not what this resource has deployed."""
         return None

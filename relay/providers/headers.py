@@ -19,7 +19,7 @@ NEVER_UP = HOP_BY_HOP | frozenset(
 )
 NEVER_DOWN = HOP_BY_HOP | frozenset(
     b"set-cookie content-length content-encoding strict-transport-security alt-svc anthropic-workspace-id "
-    b"x-request-id server date nel report-to".split()
+    b"openai-project x-request-id server date nel report-to".split()
 )
 RATE_LIMIT = re.compile(rb"^(?:x-|anthropic-)?(?:ratelimit|priority|fast)-|^ratelimit$|^retry-after-ms$")
 NUMBER = re.compile(r"\s*\d{1,9}(?:\.\d{1,9})?\s*")
