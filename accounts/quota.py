@@ -78,6 +78,14 @@ async def reserve(
     return True
 
 
+async def ensure_seeded(store: Store, accounts: Iterable[Account], *, now: float) -> None:
+    """Seed the limits of accounts that have no seed yet; call it after the keys' own, as often as you like.
+    Raises StoreAway."""
+    rules = [rule for account in accounts for rule in account.limits]
+    if rules:
+        await seeding.seed(store, rules, now=now)
+
+
 def no_estimate() -> Demand:
     return Demand(tokens=0, cost=0, worst_tokens=0, worst_cost=0, unbounded="model")
 

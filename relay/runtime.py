@@ -109,6 +109,7 @@ class Runtime:
         """Bring the counters up; where ledger or store are away, each limit is seeded before it first admits."""
         try:
             await seeding.ensure_seeded(self.store, KEYS.current, now=time.time())
+            await quota.ensure_seeded(self.store, ACCOUNTS.current, now=time.time())
             await seeding.look_again(self.store, now=time.time())
         except (DatabaseError, StoreAway) as error:
             logger.warning("Limits are not seeded yet: %s", type(error).__name__)

@@ -8,9 +8,11 @@ import pytest
 from asgiref.sync import async_to_sync
 
 from accounts import quota
+from accounts.events import moment
 from accounts.selection import Ranking, rank, take
-from relay.call import Account, Call, Demand, LimitRule, Record
+from relay.call import Account, Call, Demand, LimitRule, Record, new_call_id
 from relay.errors import NoAccountAvailable
+from relay.models import UsageRecord
 from relay.state.base import Seed
 from relay.state.memory import MemoryStore
 from tests.account_cases import MODEL, NOW, account, call, forget
@@ -130,6 +132,24 @@ def test_a_store_that_knows_nothing_yet_is_seeded_from_the_ledger_first() -> Non
     daily, store = limited("requests", 1), MemoryStore()
     assert async_to_sync(take)(call(), daily, store=store, now=NOW, demand=lambda: USE)
     assert not async_to_sync(take)(call(), daily, store=store, now=NOW, demand=lambda: USE)
+
+
+@pytest.mark.django_db
+def test_what_the_ledger_knows_is_seeded_before_the_first_call() -> None:
+    daily, store = limited("cost", 1000), MemoryStore()
+    UsageRecord.objects.create(
+        id=new_call_id(NOW - 60),
+        created_at=moment(NOW - 60),
+        account_id=daily.id,
+        requested_model=MODEL,
+        status="ok",
+        usage_source="provider",
+        cost_nanos=1000,
+        duration_ms=10,
+    )
+    async_to_sync(quota.ensure_seeded)(store, (daily, account("other")), now=NOW)
+    with pytest.raises(NoAccountAvailable):
+        ranked(call(), daily, store=store)
 
 
 def test_accounts_without_limits_ask_no_store() -> None:
