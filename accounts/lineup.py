@@ -35,22 +35,23 @@ class Lineup:
     out: tuple[tuple[str, str], ...]
 
 
-_kept: dict[tuple[object, ...], Lineup] = {}
+_kept: dict[tuple[object, ...], tuple[Sequence[Account], Lineup]] = {}
 _kept_for: Sequence[Account] = ()
 
 
 def lineup(call: Call, accounts: Sequence[Account]) -> Lineup:
     """Return who can serve the call; the same object until the accounts are loaded anew."""
     global _kept_for
-    if accounts is not _kept_for or not isinstance(accounts, tuple):
+    if accounts is not _kept_for or len(_kept) >= KEPT:
         _kept.clear()
         _kept_for = accounts
     question = (call.key.bindings, call.endpoint, call.envelope.model, call.account_id, call.origin)
-    found = _kept.get(question)
-    if found is None:
-        if len(_kept) >= KEPT:
-            _kept.clear()
-        found = _kept[question] = draw_up(call, accounts)
+    kept = _kept.get(question)
+    # Compared once more: another thread may look at other accounts in between.
+    if kept is not None and kept[0] is accounts and isinstance(accounts, tuple):
+        return kept[1]
+    found = draw_up(call, accounts)
+    _kept[question] = accounts, found
     return found
 
 
