@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from asgiref.sync import async_to_sync
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accounts import health, selection
+from accounts import health
 from accounts.lineup import lineup, model_not_found
-from accounts.selection import Picture, Ranking, candidates, decide, eligible, free, rank, take
+from accounts.selection import Picture, Ranking, candidates, decide, eligible
 from relay.call import Account, BindingRule, Call
-from relay.errors import ModelNotFound, NoAccountAvailable, RelayError, UpstreamError, UpstreamOverloaded
-from relay.state.base import Rest, Store
-from relay.state.memory import MemoryStore
-from tests import stores
+from relay.errors import ModelNotFound, NoAccountAvailable, RelayError, UpstreamOverloaded
+from relay.state.base import Rest
 from tests.account_cases import MODEL, NOW, account, call, forget, key
 
 
@@ -206,20 +201,6 @@ def test_a_tied_conversation_goes_to_its_account_or_nowhere() -> None:
     )
 
 
-def test_a_stored_response_and_encrypted_reasoning_tie() -> None:
-    store = MemoryStore()
-    async_to_sync(store.set_response_owner)("resp_1", 1, B.id, now=NOW)
-    assert names(run(call(envelope={"previous_response_id": "resp_1"}), A, B, C, store=store)) == ["b"]
-    async_to_sync(store.set_affinity)(1, f"c1/{MODEL}", C.id, now=NOW, ttl=60)
-    assert names(run(call(conversation="c1", envelope={"tied": True}), A, B, C, store=store)) == ["c"]
-
-
-def test_a_tie_to_an_account_that_is_gone_binds_nobody() -> None:
-    store = MemoryStore()
-    async_to_sync(store.set_response_owner)("resp_1", 1, 999_999, now=NOW)
-    assert len(names(run(call(envelope={"previous_response_id": "resp_1"}), A, B, store=store))) == 2
-
-
 # -- nobody ------------------------------------------------------------------------------------------------
 
 
@@ -290,206 +271,6 @@ def test_the_rest_is_of_the_model_as_the_upstream_knows_it() -> None:
     mapped = account("mapped", model_map={MODEL: "upstream-name"})
     picture = resting(Rest(mapped.id, "upstream-name", NOW + 500, "529"))
     assert names(ranked(call(), mapped, A, picture=picture)) == ["a"]
-
-
-# -- with a store: affinity, slots, probes ---------------------------------------------------------------------
-
-
-def run(asked: Call, *accounts: Account, store: MemoryStore, now: float = NOW) -> Ranking:
-    return async_to_sync(rank)(asked, accounts=accounts, store=store, now=now)
-
-
-def take_first(asked: Call, ranking: Ranking, *, store: MemoryStore, now: float) -> Account:
-    """What the pipeline does: take the first that can be taken."""
-    for item in ranking.accounts:
-        if async_to_sync(take)(asked, item, store=store, now=now, ranking=ranking):
-            return item
-    raise AssertionError("none could be taken")
-
-
-def carried(asked: Call, accounts: Sequence[Account], *, store: MemoryStore, now: float) -> Account:
-    taken = take_first(asked, run(asked, *accounts, store=store, now=now), store=store, now=now)
-    async_to_sync(health.succeeded)(store, taken, MODEL, now=now)
-    async_to_sync(free)(asked, taken, store=store)
-    return taken
-
-
-THREE = (A, B, C)
-
-
-def conversations(accounts: Sequence[Account], *, store: MemoryStore, turns: range) -> list[list[str]]:
-    """20 conversations, turn by turn; the names of the accounts that answered each."""
-    return [
-        [
-            carried(call(conversation=f"c{number}"), accounts, store=store, now=NOW + 20 * turn + number).name
-            for turn in turns
-        ]
-        for number in range(20)
-    ]
-
-
-def test_twenty_conversations_of_ten_turns_never_switch_and_spread_evenly() -> None:
-    answered = conversations(THREE, store=MemoryStore(), turns=range(10))
-    assert all(len(set(turns)) == 1 for turns in answered)
-    spread = Counter(turns[0] for turns in answered)
-    assert len(spread) == 3 and max(spread.values()) <= 2 * min(spread.values())
-
-
-def test_an_account_switched_off_costs_each_of_its_conversations_exactly_one_re_pin() -> None:
-    store = MemoryStore()
-    before = conversations(THREE, store=store, turns=range(5))
-    without = (replace(A, active=False), B, C)
-    after = conversations(without, store=store, turns=range(5, 10))
-    for earlier, later in zip(before, after, strict=True):
-        assert len(set(later)) == 1 and (later[0] == earlier[0]) == (earlier[0] != "a")
-    assert any(earlier[0] == "a" for earlier in before)
-
-
-def test_at_once_calls_spread_by_weight() -> None:
-    store, light, heavy = MemoryStore(), account("light"), account("heavy", weight=3)
-    taken = []
-    for _ in range(40):
-        asked = call()
-        taken.append(take_first(asked, run(asked, light, heavy, store=store), store=store, now=NOW).name)
-    assert Counter(taken) == {"heavy": 30, "light": 10}
-
-
-def test_one_after_the_other_calls_spread_by_weight_too() -> None:
-    store, light, heavy = MemoryStore(), account("light"), account("heavy", weight=3)
-    taken = Counter(carried(call(), (light, heavy), store=store, now=NOW + second).name for second in range(400))
-    assert taken == {"heavy": 300, "light": 100}
-
-
-def test_equal_accounts_take_turns_in_order_of_last_use() -> None:
-    store = MemoryStore()
-    assert [carried(call(), THREE, store=store, now=NOW).name for _ in range(7)] == list("abcabca")
-
-
-def test_an_account_that_comes_back_does_not_catch_up() -> None:
-    store = MemoryStore()
-    for _ in range(50):
-        carried(call(), (A, B), store=store, now=NOW)
-    taken = Counter(carried(call(), THREE, store=store, now=NOW).name for _ in range(30))
-    assert taken == {"a": 10, "b": 10, "c": 10}
-
-
-def test_affinity_is_each_keys_own_and_slides_for_an_hour() -> None:
-    store, accounts = MemoryStore(), THREE
-    first = carried(call(conversation="c"), accounts, store=store, now=NOW)
-    other = run(call(conversation="c", of=key(number=2)), *accounts, store=store)
-    assert other.pinned is None
-    for minutes in (50, 100, 150):
-        assert run(call(conversation="c"), *accounts, store=store, now=NOW + 60 * minutes).pinned == first.id
-    assert run(call(conversation="c"), *accounts, store=store, now=NOW + 60 * 211).pinned is None
-
-
-def test_two_models_of_one_conversation_do_not_move_each_other() -> None:
-    store = MemoryStore()
-    opus, haiku = account("opus", model_map={MODEL: MODEL}), account("haiku", model_map={"haiku": "haiku"})
-    opus_too = account("opus-too", model_map={MODEL: MODEL})
-    accounts = (opus, haiku, opus_too)
-    first = carried(call(conversation="c"), accounts, store=store, now=NOW)
-    for second in range(1, 10):
-        carried(call("haiku", conversation="c"), accounts, store=store, now=NOW + second)
-        assert carried(call(conversation="c"), accounts, store=store, now=NOW + second) == first
-
-
-def test_a_full_account_keeps_its_conversation() -> None:
-    store, one, two = MemoryStore(), account("one", slots=1, priority=1), account("two")
-    first, meanwhile, later = call(conversation="c"), call(conversation="c"), call(conversation="c")
-    assert take_first(first, run(first, one, two, store=store), store=store, now=NOW) is one
-    assert take_first(meanwhile, run(meanwhile, one, two, store=store), store=store, now=NOW) is two
-    async_to_sync(free)(first, one, store=store)
-    assert names(run(later, one, two, store=store))[0] == "one"
-
-
-def test_slots_are_never_overfilled_by_rankings_made_at_the_same_moment() -> None:
-    store, small = MemoryStore(), account("small", slots=3)
-    asked = [call() for _ in range(10)]
-    rankings = [run(item, small, store=store) for item in asked]
-    taken = [
-        async_to_sync(take)(item, small, store=store, now=NOW, ranking=ranking)
-        for item, ranking in zip(asked, rankings, strict=True)
-    ]
-    assert taken.count(True) == 3
-
-
-def failing(rest: str = "529", status: int = 529) -> UpstreamError:
-    return UpstreamOverloaded("busy", status=status, rest=rest)
-
-
-def test_twenty_overloads_of_the_only_account_and_the_next_call_succeeds_at_once() -> None:
-    store = MemoryStore()
-    for second in range(20):
-        asked = call()
-        ranking = run(asked, A, store=store, now=NOW + second)
-        taken = take_first(asked, ranking, store=store, now=NOW + second)
-        async_to_sync(health.failed)(store, taken, MODEL, failing(), last=True, now=NOW + second)
-        async_to_sync(free)(asked, taken, store=store)
-    assert async_to_sync(store.rests)(now=NOW + 20) == {}
-    assert carried(call(), (A,), store=store, now=NOW + 20) is A
-
-
-def test_after_a_rest_one_call_goes_first_and_its_answer_opens_the_account() -> None:
-    store = MemoryStore()
-    async_to_sync(health.failed)(store, A, MODEL, failing(), last=False, now=NOW)
-    later = NOW + 601
-    probe, other, after = call(), call(), call()
-    rankings = [run(item, A, B, store=store, now=later) for item in (probe, other)]
-    assert dict(rankings[0].reasons)["a"] == "priority 50, first call after its rest"
-    assert async_to_sync(take)(probe, A, store=store, now=later, ranking=rankings[0])
-    assert not async_to_sync(take)(other, A, store=store, now=later, ranking=rankings[1])
-    assert async_to_sync(store.in_flight)([A.id], now=later) == {A.id: 1}
-    async_to_sync(health.answered)(store, A, MODEL, now=later)
-    assert run(after, A, B, store=store, now=later).recovering == {}
-
-
-@pytest.mark.parametrize(
-    ("cause", "model", "both_go"), [("429", MODEL, True), ("529", MODEL, True), ("credential", "", False)]
-)
-def test_where_no_other_is_left_nobody_waits_for_the_probe_but_for_a_rejected_credentials(
-    cause: str, model: str, both_go: bool
-) -> None:
-    store = MemoryStore()
-    async_to_sync(store.rest)(Rest(A.id, model, NOW, cause, named=cause == "429"), now=NOW - 60)
-    asked = [call(), call()]
-    rankings = [run(item, A, store=store) for item in asked]
-    took = [
-        async_to_sync(take)(item, A, store=store, now=NOW, ranking=ranking)
-        for item, ranking in zip(asked, rankings, strict=True)
-    ]
-    assert took == [True, both_go]
-
-
-def test_a_probe_that_fails_rests_the_account_again() -> None:
-    store = MemoryStore()
-    for _ in range(3):
-        async_to_sync(health.failed)(store, A, MODEL, failing("5xx", 500), last=False, now=NOW)
-    later, probe = NOW + 301, call()
-    ranking = run(probe, A, B, store=store, now=later)
-    assert async_to_sync(take)(probe, A, store=store, now=later, ranking=ranking)
-    async_to_sync(health.failed)(store, A, MODEL, failing("5xx", 500), last=False, now=later)
-    assert names(run(call(), A, B, store=store, now=later)) == ["b"]
-
-
-def test_a_probe_that_died_leaves_its_place_to_another() -> None:
-    store = MemoryStore()
-    async_to_sync(health.failed)(store, A, MODEL, failing(), last=False, now=NOW)
-    later, lost, next_one = NOW + 601, call(), call()
-    assert async_to_sync(take)(lost, A, store=store, now=later, ranking=run(lost, A, B, store=store, now=later))
-    later += selection.PROBE_LEASE + 1
-    assert async_to_sync(take)(next_one, A, store=store, now=later, ranking=run(next_one, A, B, store=store, now=later))
-
-
-def test_the_last_one_left_is_tried_without_waiting_for_a_probe() -> None:
-    store = MemoryStore()
-    async_to_sync(health.failed)(store, A, MODEL, failing(), last=False, now=NOW)
-    asked = [call(), call()]
-    for item in asked:
-        ranking = run(item, A, store=store, now=NOW + 1)
-        assert async_to_sync(take)(item, A, store=store, now=NOW + 1, ranking=ranking)
-    async_to_sync(health.succeeded)(store, A, MODEL, now=NOW + 2)
-    assert async_to_sync(store.rests)(now=NOW + 2) == {}
 
 
 # -- who may at all: what admission asks before it reserves ---------------------------------------------------
@@ -584,31 +365,3 @@ def test_whatever_the_state_only_who_may_is_ranked_and_everybody_has_one_reason(
         assert len({item.id for item in ranking.accounts}) == len(ranking.accounts) > 0
     assert sorted(name for name, _ in reasons) == sorted(item.name for item in accounts)
     assert all(reason for _, reason in reasons)
-
-
-# -- two processes, one state ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", stores.KINDS)
-def test_conversations_and_rests_are_the_same_wherever_a_call_comes_in(kind: str) -> None:
-    async def story(store: Store) -> None:
-        here, there = store, store if kind == "memory" else stores.make(kind)
-        try:
-            pinned: dict[str, str] = {}
-            for number in range(40):
-                asked = call(conversation=f"c{number % 10}")
-                side = (here, there)[number % 3 == 0]
-                ranking = await rank(asked, accounts=THREE, store=side, now=NOW + number)
-                assert await take(asked, ranking.accounts[0], store=side, now=NOW + number, ranking=ranking)
-                name = ranking.accounts[0].name
-                assert pinned.setdefault(asked.envelope.affinity, name) == name
-                await free(asked, ranking.accounts[0], store=side)
-            assert len(set(pinned.values())) == 3
-            await health.failed(here, A, MODEL, failing(), last=False, now=NOW)
-            told = await rank(call(), accounts=THREE, store=there, now=NOW + 1)
-            assert dict(told.reasons)["a"] == "this model rests 599 s after 529"
-        finally:
-            if there is not here:
-                await there.close()
-
-    stores.play(kind, story)
