@@ -57,18 +57,29 @@ def last_event_end(data: bytes) -> int:
 
 def events(block: bytes) -> Iterator[tuple[int, bytes, bytes]]:
     """Yield `(offset, event name, data)` for each event of a block; data lines are joined by LF (same section)."""
-    start = 0
-    while start < len(block):
-        match = BLANK_LINE.search(block, start)
-        end = match.end() if match else len(block)
+    # A regular expression costs five times as much as looking for what nearly every upstream ends its lines with.
+    plain = b"\r" not in block
+    start, size = 0, len(block)
+    while start < size:
+        end = event_end(block, start, plain=plain)
         name, data = b"", None
-        for line in LINE.split(block[start:end]):
+        event = block[start:end]
+        for line in event.split(b"\n") if plain else LINE.split(event):
             field, _, value = line.partition(b":")
-            value = value.removeprefix(b" ")
             if field == b"data":
+                value = value[1:] if value.startswith(b" ") else value
                 data = value if data is None else data + b"\n" + value
             elif field == b"event":
-                name = value
+                name = value.removeprefix(b" ")
         if data is not None:
             yield start, name, data
         start = end
+
+
+def event_end(block: bytes, start: int, *, plain: bool) -> int:
+    """The offset behind the event that begins at `start`; `plain` = no line ends with CR."""
+    if plain:
+        end = block.find(b"\n\n", start)
+        return len(block) if end < 0 else end + 2
+    match = BLANK_LINE.search(block, start)
+    return match.end() if match else len(block)

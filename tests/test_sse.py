@@ -55,3 +55,11 @@ def test_any_stream_in_any_pieces_comes_out_byte_for_byte(lines: list[tuple[str,
         position += size
     assert b"".join(out) + framer.flush() == stream
     assert [data for _, _, data in events(stream)] == [text.encode() for text, _ in lines]
+
+
+@given(st.lists(st.sampled_from(["data: a", "data:b", "data", "event: x", ": c", "id: 1", "\n", "\n\n", "x"])))
+def test_events_are_the_same_with_any_line_end(parts: list[str]) -> None:
+    block = "".join(part + "\n" for part in parts)
+    plain = [(name, data) for _, name, data in events(block.encode())]
+    assert [(name, data) for _, name, data in events(block.replace("\n", "\r\n").encode())] == plain
+    assert [(name, data) for _, name, data in events(block.replace("\n", "\r").encode())] == plain

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +16,7 @@ from relay.sse import BLANK_LINE, events
 BYTES_PER_TOKEN = 4
 DONE = b"[DONE]"
 NULL = b"null"
-NO_CHOICE = frozenset({b"", b"[]", NULL})
+NO_CHOICES = re.compile(rb'"choices"\s*:\s*\[\s*\]')
 
 
 class Function(msgspec.Struct):
@@ -51,19 +52,30 @@ class Choice(msgspec.Struct):
     finish_reason: Any = None
 
 
-class Chunk(msgspec.Struct):
+class Loose(msgspec.Struct):
+    """What is read of a chunk whose choices are not as the format says."""
+
     id: Any = None
     model: Any = None
-    choices: msgspec.Raw = msgspec.Raw()
     usage: msgspec.Raw = msgspec.Raw()
     service_tier: Any = None
     error: msgspec.Raw = msgspec.Raw()
+
+
+class Chunk(Loose):
+    choices: list[Choice] | None = None
+
+
+class Last(Chunk):
+    """What tells the chunk of nothing but usage from others without choices."""
+
     moderation: msgspec.Raw = msgspec.Raw()
     prompt_filter_results: msgspec.Raw = msgspec.Raw()
 
 
 CHUNK = msgspec.json.Decoder(Chunk)
-CHOICES = msgspec.json.Decoder(list[Choice] | None)
+LOOSE = msgspec.json.Decoder(Loose)
+LAST = msgspec.json.Decoder(Last)
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -103,11 +115,10 @@ class OpenAIMeter(Meter):
             return replace(self.usage, output_tokens=estimate), UsageSource.PARTIAL
         return self.usage, UsageSource.PARTIAL
 
-    def name(self, *, answer_id: object, model: object, service_tier: object) -> None:
+    def name(self, *, answer_id: object, model: object) -> None:
         """Keep what an event says of the answer; later ones win."""
         self.answer_id = text(answer_id) or self.answer_id
         self.model = text(model) or self.model
-        self.service_tier = text(service_tier) or self.service_tier
 
     def fail(self, error: JsonObject) -> None:
         """An error inside a 200."""
@@ -148,15 +159,17 @@ class ChatMeter(OpenAIMeter):
         try:
             chunk = CHUNK.decode(data)
         except UNREADABLE:
-            return
-        if is_object(chunk.error):
-            self.fail(error_object(data) or {})
-        self.name(answer_id=chunk.id, model=chunk.model, service_tier=chunk.service_tier)
-        for choice in read_choices(chunk.choices):
+            chunk = read_loosely(data)
+        if chunk.id != self.answer_id or not self.model:
+            self.name(answer_id=chunk.id, model=chunk.model)
+        self.service_tier = text(chunk.service_tier) or self.service_tier
+        for choice in chunk.choices or ():
             self.choose(choice)
-        if is_object(chunk.usage) and (usage := read_usage(bytes(chunk.usage))) is not None:
+        if chunk.error and is_object(chunk.error):
+            self.fail(error_object(data) or {})
+        if chunk.usage and is_object(chunk.usage) and (usage := read_usage(bytes(chunk.usage))) is not None:
             self.usage = usage
-            self.final = self.final or bytes(chunk.choices) in NO_CHOICE
+            self.final = self.final or not chunk.choices
 
     def choose(self, choice: Choice) -> None:
         said = choice.delta or choice.message
@@ -174,11 +187,12 @@ class ChatMeter(OpenAIMeter):
             self.saw(function.name, function.arguments, function.input)
 
 
-def read_choices(raw: msgspec.Raw) -> list[Choice]:
+def read_loosely(data: bytes) -> Chunk:
     try:
-        return CHOICES.decode(raw) or [] if raw else []
+        loose = LOOSE.decode(data)
     except UNREADABLE:
-        return []
+        return Chunk()
+    return Chunk(loose.id, loose.model, loose.usage, loose.service_tier, loose.error)
 
 
 def is_object(raw: msgspec.Raw) -> bool:
@@ -188,7 +202,7 @@ def is_object(raw: msgspec.Raw) -> bool:
 
 def without_usage_chunk(block: bytes) -> bytes:
     """The block without the chunk that carries nothing but the usage: no choice, no moderation, no filter result."""
-    if b'"usage"' not in block:
+    if NO_CHOICES.search(block) is None:
         return block
     cuts = []
     for offset, _, data in events(block):
@@ -202,8 +216,8 @@ def without_usage_chunk(block: bytes) -> bytes:
 
 def is_usage_chunk(data: bytes) -> bool:
     try:
-        chunk = CHUNK.decode(data)
+        chunk = LAST.decode(data)
     except UNREADABLE:
         return False
     more = is_object(chunk.moderation) or is_object(chunk.prompt_filter_results) or is_object(chunk.error)
-    return bytes(chunk.choices) == b"[]" and bytes(chunk.usage).startswith(b"{") and not more
+    return chunk.choices == [] and bytes(chunk.usage).startswith(b"{") and not more

@@ -109,7 +109,8 @@ class ResponsesMeter(OpenAIMeter):
             self.fail(error_object(b'{"error":' + bytes(response.error) + b"}") or {})
 
     def read(self, response: Response, *, end: bool) -> None:
-        self.name(answer_id=response.id, model=response.model, service_tier=response.service_tier)
+        self.name(answer_id=response.id, model=response.model)
+        self.service_tier = text(response.service_tier) or self.service_tier
         if is_object(response.usage):
             ttl = text(as_object(response.prompt_cache_options).get("ttl"))
             self.usage = read_usage(bytes(response.usage), cache_ttl=ttl) or self.usage
