@@ -59,7 +59,6 @@ class AccountAdmin(SoftDeleteAdmin):
     list_filter = (("kind", ChoicesDropdownFilter), "active", "groups", DeletedFilter)
     search_fields = ("name", "description")
     search_help_text = "Name or description"
-    filter_horizontal = ("groups",)
     change_form_outer_before_template = "baton/account_status.html"
     change_form_outer_after_template = "baton/account_events.html"
     empty_title = "No account yet"

@@ -8,6 +8,7 @@ from django.db.models.signals import post_migrate
 
 class AccountsConfig(AppConfig):
     name = "accounts"
+    verbose_name = "Upstreams"
 
     def ready(self) -> None:
         from accounts.triggers import watch_after_migrate

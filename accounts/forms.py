@@ -8,7 +8,11 @@ from functools import cache
 from typing import Any, ClassVar
 
 from django import forms
-from unfold.widgets import UnfoldAdminDecimalFieldWidget, UnfoldAdminTextInputWidget
+from unfold.widgets import (
+    UnfoldAdminCheckboxSelectMultipleWidget,
+    UnfoldAdminDecimalFieldWidget,
+    UnfoldAdminTextInputWidget,
+)
 
 from accounts.account_rows import PLAIN, draft_of
 from accounts.credentials import encrypt, encrypt_text
@@ -16,7 +20,7 @@ from accounts.fields import CREDENTIAL as CREDENTIAL_ERROR
 from accounts.fields import READ_SETTING, Draft, validate_account
 from accounts.health import RESTS
 from accounts.kinds import kinds
-from accounts.models import Account
+from accounts.models import Account, AccountGroup
 from relay_site.form_fields import MapField, WriteOnlyField
 
 CREDENTIAL = "credential_"
@@ -56,6 +60,13 @@ class AccountForm(forms.ModelForm):
     )
     proxy_url = WriteOnlyField(
         label="Proxy", help_text="http://, https:// or socks5:// with host and port; may carry user and password."
+    )
+
+    groups = forms.ModelMultipleChoiceField(
+        AccountGroup.objects.all(),
+        required=False,
+        widget=UnfoldAdminCheckboxSelectMultipleWidget(),
+        help_text="Keys that are bound to a group use its accounts.",
     )
 
     class Meta:

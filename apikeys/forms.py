@@ -21,6 +21,7 @@ from apikeys.rules import LARGEST
 from relay_site.display import nanos_of, usd_plain
 from relay_site.form_fields import LinesField, MapField
 
+LABELS = {"openai": "OpenAI"}
 OVERLAPS = (("0", "at once"), ("3600", "in 1 hour"), ("86400", "in 1 day"), ("604800", "in 7 days"))
 
 
@@ -32,7 +33,7 @@ def offer(field: forms.Field, rows: QuerySet[Any]) -> None:
 
 class ApiKeyForm(forms.ModelForm):
     families = forms.MultipleChoiceField(
-        choices=family_choices,
+        choices=lambda: [(family, LABELS.get(family, label)) for family, label in family_choices()],
         required=False,
         widget=UnfoldAdminCheckboxSelectMultipleWidget(),
         help_text="What the key may call. None ticked: everything.",

@@ -5,6 +5,7 @@ The plot is stretched to the page's width; labels are text beside it, so that th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -158,15 +159,12 @@ def spread(labels: Sequence[str]) -> list[Mark]:
 
 
 def ceiling(value: float) -> float:
-    """Return the next of 1, 2, 5 x 10^n at or above the value; 1 for nothing, so that an empty chart has an axis."""
+    """Return the next round number at or above the value; 1 for nothing, so that an empty chart has an axis."""
     if value <= 0:
         return 1.0
-    size = 1.0
-    while size < value:
-        size *= 10
-    while size / 10 >= value:
-        size /= 10
-    return next(size / part for part in (5, 2, 1) if size / part >= value)
+    size: float = 10.0 ** math.floor(math.log10(value))
+    # A rounding slip of the logarithm is caught by the greatest of them.
+    return next(size * part for part in (1, 1.2, 1.6, 2, 2.4, 3, 4, 5, 6, 8, 10, 100) if size * part >= value)
 
 
 def coloured(names: Sequence[str]) -> dict[str, int]:

@@ -40,8 +40,8 @@ def dashboard_context(request: HttpRequest) -> dict[str, Any]:
     }
 
 
-@require_POST
 @permission_required("accounts.change_account", raise_exception=True)
+@require_POST
 def test_account(request: HttpRequest, account_id: int) -> HttpResponse:
     """Make one real call through the account and say how it went."""
     account = get_object_or_404(Account.objects.alive(), pk=account_id)
@@ -67,8 +67,8 @@ def told(account: Account, result: dict[str, Any]) -> SafeString:
     return format_html('{} <a class="b-link" href="{}">The call\'s record</a>', said, url)
 
 
-@require_POST
 @permission_required("accounts.change_account", raise_exception=True)
+@require_POST
 def end_rest(request: HttpRequest, account_id: int) -> HttpResponse:
     """End every rest of the account now."""
     account = get_object_or_404(Account.objects.alive(), pk=account_id)

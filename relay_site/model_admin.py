@@ -21,7 +21,6 @@ class BatonModelAdmin(ModelAdmin):
     empty_text: ClassVar[str] = ""
     list_filter_submit = True
     warn_unsaved_form = True
-    show_full_result_count = False
     list_per_page = 50
 
 

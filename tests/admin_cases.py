@@ -13,6 +13,7 @@ from uuid import UUID
 
 from django.contrib.auth.models import User
 from django.test import override_settings
+from django_celery_beat.models import IntervalSchedule, PeriodicTask
 
 from accounts.credentials import encrypt, encrypt_text
 from accounts.models import Account, AccountEvent, AccountGroup
@@ -138,6 +139,8 @@ def make_everything(now: datetime) -> None:
     )
     Quarantine.objects.create(record_id=new_call_id(), error="ValueError", entry=b"{}")
     BillingPeriod.objects.create(start=datetime(2026, 1, 1).date(), end=datetime(2026, 2, 1).date())
+    every_minute = IntervalSchedule.objects.create(every=1, period=IntervalSchedule.MINUTES)
+    PeriodicTask.objects.create(name="roll up", task="relay.roll_up", interval=every_minute)
     Price.objects.create(
         provider="anthropic",
         model="test-model",

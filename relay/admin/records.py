@@ -6,6 +6,7 @@ from typing import Any
 from uuid import UUID
 
 from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
 from django.db.models import Count, Q, QuerySet, Sum
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
@@ -51,7 +52,7 @@ def status_badge(record: UsageRecord) -> SafeString:
 
 @admin.register(UsageRecord)
 class UsageRecordAdmin(BatonModelAdmin):
-    list_display = ("at", "status_shown", "key", "model_shown", "account", "input", "output", "cost", "took", "first")
+    list_display = ("at", "status_shown", "key", "model_shown", "account", "tokens", "cost", "took")
     list_filter = (
         filters.DayFilter,
         filters.TeamFilter,
@@ -122,6 +123,8 @@ class UsageRecordAdmin(BatonModelAdmin):
 
     def totals_view(self, request: HttpRequest) -> HttpResponse:
         """Sums of the list's filter, fetched after the list, so that they never hold it back."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
         changelist = self.get_changelist_instance(request)
         span = next(spec.span for spec in changelist.filter_specs if isinstance(spec, filters.DayFilter))
         end = span.end or timezone.now()
@@ -168,9 +171,8 @@ class UsageRecordAdmin(BatonModelAdmin):
 
     @display(description="Key")
     def key(self, record: UsageRecord) -> SafeString:
-        if not record.team_name:
-            return format_html("{}", record.key_name or "-")
-        return format_html('{} <span class="b-note">{}</span>', record.key_name, record.team_name)
+        team = record.team_name or "no team"
+        return format_html('<span title="{}">{}</span>', team, record.key_name or "-")
 
     @display(description="Model")
     def model_shown(self, record: UsageRecord) -> SafeString:
@@ -182,26 +184,20 @@ class UsageRecordAdmin(BatonModelAdmin):
     def account(self, record: UsageRecord) -> str | None:
         return record.account_name or None
 
-    @display(description="Input")
-    def input(self, record: UsageRecord) -> str:
+    @display(description="Tokens in, out")
+    def tokens(self, record: UsageRecord) -> SafeString:
         known = [value for name in TOKENS[:4] if (value := getattr(record, name)) is not None]
-        return count(sum(known)) if known else "-"
-
-    @display(description="Output")
-    def output(self, record: UsageRecord) -> str:
-        return count(record.output_tokens)
+        given = count(sum(known)) if known else "-"
+        return format_html("{} &middot; {}", given, count(record.output_tokens))
 
     @display(description="Cost")
     def cost(self, record: UsageRecord) -> str | SafeString:
         return badge("unpriced", "danger") if record.unpriced else usd(record.cost_nanos)
 
     @display(description="Duration")
-    def took(self, record: UsageRecord) -> str:
-        return milliseconds(record.duration_ms)
-
-    @display(description="First token")
-    def first(self, record: UsageRecord) -> str:
-        return milliseconds(record.time_to_first_token_ms)
+    def took(self, record: UsageRecord) -> SafeString:
+        first = f"first token after {milliseconds(record.time_to_first_token_ms)}"
+        return format_html('<span title="{}">{}</span>', first, milliseconds(record.duration_ms))
 
 
 SUMS: dict[str, Any] = {
