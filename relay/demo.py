@@ -1,0 +1,152 @@
+"""A month of demo data: through the ledger's own way into the database, marked, and removable without a trace."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import islice
+
+import msgspec
+from django.db import transaction
+
+from accounts.credentials import encrypt
+from accounts.models import Account, AccountEvent
+from apikeys.authentication import new_secret
+from apikeys.models import ApiKey, Limit, Team
+from relay import rollup
+from relay.call import Record
+from relay.demo_calls import TAG, Caller, Upstream, calls
+from relay.entries import Entry, Kind
+from relay.models import UsageCorrection, UsageRecord
+from relay.prices import load_prices
+from relay.rows import Books
+
+MARK = "Made up by manage.py seed_demo; remove with --remove."
+# A model that nobody asks for: an account with this map never takes a real call.
+NO_MODELS = {"demo-only": "demo-only"}
+ACCOUNTS = (
+    ("Demo Anthropic A", "claude_official", "anthropic"),
+    ("Demo Anthropic B", "claude_official", "anthropic"),
+    ("Demo OpenAI", "openai", "openai"),
+)
+# Team, cost centre, keys: name, share of the calls, project, user agent.
+TEAMS = (
+    (
+        "Demo Search",
+        "CC-100",
+        (("demo-search-api", 9.0, "ranking", "openai-python"), ("demo-search-ci", 2.0, "ci", "curl")),
+    ),
+    ("Demo Support", "CC-200", (("demo-support-bot", 7.0, "helpdesk", "anthropic-sdk-typescript"),)),
+    ("Demo Research", "CC-300", (("demo-claude-code", 5.0, "prototypes", "claude-cli"),)),
+    ("", "", (("demo-notebooks", 1.5, "", "anthropic-sdk-python"),)),
+)
+CHUNK = 500
+SEED = 20261
+
+
+class DemoExists(Exception):
+    """There is demo data already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seeded:
+    records: int
+    hours: int
+
+
+def seed(*, days: int, per_day: int, now: datetime) -> Seeded:
+    """Write the demo's rows and so many days of records, and roll them up; raises `DemoExists`."""
+    if ApiKey.objects.filter(**{f"tags__{TAG}": "1"}).exists():
+        raise DemoExists
+    with transaction.atomic():
+        upstreams = [make_account(*given) for given in ACCOUNTS]
+        callers = make_callers()
+        make_events(upstreams, now=now)
+    made = calls(
+        days=days,
+        per_day=per_day,
+        now=now,
+        callers=callers,
+        upstreams=upstreams,
+        prices=load_prices(),
+        seed=SEED,
+    )
+    books, written = Books(), 0
+    try:
+        while batch := list(islice(made, CHUNK)):
+            written += books.add([entry_of(record) for record in batch])
+    finally:
+        books.close()
+    return Seeded(written, rollup.roll_up().hours)
+
+
+def entry_of(record: Record) -> Entry:
+    return Entry(Kind.END, record.id, record.created_at, msgspec.json.encode(record))
+
+
+def make_account(name: str, kind: str, provider: str) -> Upstream:
+    account = Account.objects.create(
+        name=name,
+        kind=kind,
+        description=MARK,
+        priority=100,
+        model_map=NO_MODELS,
+        credential=encrypt({"api_key": "demo-no-credential"}),
+    )
+    return Upstream(account.pk, account.name, provider)
+
+
+def make_callers() -> list[Caller]:
+    callers = []
+    for team_name, cost_center, keys in TEAMS:
+        team = None
+        if team_name:
+            team = Team.objects.create(name=team_name, cost_center=cost_center, description=MARK)
+        for name, weight, project, user_agent in keys:
+            tags = {TAG: "1"} | ({"project": project} if project else {})
+            public_id, _, digest = new_secret()
+            key = ApiKey.objects.create(name=name, public_id=public_id, digest=digest, team=team, tags=tags)
+            Limit.objects.create(key=key, metric=Limit.Metric.COST, amount=500 * 10**9, per=Limit.Per.MONTH)
+            team_id = team.pk if team else None
+            callers.append(Caller(key.pk, name, team_id, team_name, weight, tags, user_agent))
+    return callers
+
+
+def make_events(upstreams: list[Upstream], *, now: datetime) -> None:
+    """One account that rests for a while, and its past."""
+    first = upstreams[1]
+    shared = {"account_id": first.account_id, "account_name": first.account_name, "model": "claude-opus-5-5"}
+    for ago, kind, cause, length in (
+        (timedelta(days=2), "rest", "429", timedelta(minutes=5)),
+        (timedelta(days=2) - timedelta(minutes=6), "recovered", "a call succeeded", None),
+        (timedelta(minutes=1), "rest", "429", timedelta(minutes=30)),
+    ):
+        at = now - ago
+        status = 429 if length else None
+        AccountEvent.objects.create(
+            **shared, at=at, kind=kind, cause=cause, until=at + length if length else None, http_status=status
+        )
+
+
+def remove() -> int:
+    """Take away everything that `seed` made, whenever it was; return how many records went."""
+    keys = list(ApiKey.objects.filter(**{f"tags__{TAG}": "1"}).values_list("pk", flat=True))
+    records = UsageRecord.objects.filter(key_id__in=keys, **{f"tags__{TAG}": "1"}).order_by()
+    removed = 0
+    while ids := list(records.values_list("pk", flat=True)[:CHUNK]):
+        with transaction.atomic():
+            batch = UsageRecord.objects.filter(pk__in=ids)
+            corrections = UsageCorrection.objects.filter(record_id__in=ids)
+            rollup.mark(batch.values_list("created_at", flat=True))
+            rollup.mark(corrections.values_list("booked_at", flat=True))
+            corrections.delete()
+            batch.delete()
+        removed += len(ids)
+    with transaction.atomic():
+        accounts = list(Account.objects.filter(description=MARK).values_list("pk", flat=True))
+        AccountEvent.objects.filter(account_id__in=accounts).delete()
+        ApiKey.objects.filter(pk__in=keys).delete()
+        Team.objects.filter(description=MARK).delete()
+        Account.objects.filter(pk__in=accounts).delete()
+    rollup.roll_up()
+    return removed
