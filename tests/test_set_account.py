@@ -123,3 +123,8 @@ def test_rotation_names_what_no_key_decrypts_and_rotates_the_rest(settings: Any)
     settings.RELAY_SECRET_KEYS = ["new"]
     row.refresh_from_db()
     assert decrypt(row.credential) == {"api_key": "k"}
+
+
+def test_rotation_counts_only_what_is_stored() -> None:
+    account_rows.create("claude_console", "one", ["credential.api_key=k"])
+    assert rotated() == {"rotated": 0, "current": 1, "unreadable": []}

@@ -28,6 +28,8 @@ class Command(BaseCommand):
         for row in Account.objects.order_by("pk").iterator():
             for field in SECRETS:
                 token = bytes(getattr(row, field))
+                if not token:
+                    continue
                 if is_newest(token):
                     current += 1
                     continue
