@@ -62,7 +62,12 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session", autouse=True)
 def installation_settings(data_dir: Path, worker_number: int) -> Iterator[None]:
     """Keep tests away from the data of an installation in this tree, and the workers away from one another."""
-    changed: dict[str, Any] = {"RELAY_DATA_DIR": data_dir}
+    changed: dict[str, Any] = {
+        "RELAY_DATA_DIR": data_dir,
+        "RELAY_SECRET_KEYS": [settings.DEFAULT_SECRET],
+        "SECRET_KEY": settings.DEFAULT_SECRET,
+        "SECRET_KEY_FALLBACKS": [],
+    }
     if settings.REDIS_URL:
         base, _, number = settings.REDIS_URL.rpartition("/")
         changed["REDIS_URL"] = (

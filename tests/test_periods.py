@@ -121,7 +121,7 @@ def test_days_tile_weeks_and_months(zone: str, at: float) -> None:
 
 @given(st.datetimes(datetime(2001, 1, 1), datetime(2037, 12, 31)), st.sampled_from(ZONES))
 def test_a_row_of_the_last_local_second_belongs_to_the_old_month(when: datetime, zone: str) -> None:
-    first = when.replace(day=1, hour=0, minute=0, second=0, microsecond=0, tzinfo=ZoneInfo(zone))
+    first = when.replace(day=1, hour=0, minute=0, second=0, microsecond=0, fold=0, tzinfo=ZoneInfo(zone))
     border = first.timestamp()
     assert period("month", zone, at=border).start == border
     before = datetime.fromtimestamp(border - 1, ZoneInfo(zone))
