@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from django.db import models
+from django.db.models.functions import Coalesce, NullIf
 from django.utils import timezone
 
 
@@ -31,6 +32,12 @@ class Price(models.Model):
 
     def __str__(self) -> str:
         return f"{self.provider} {self.model} {self.meter}"
+
+
+# The model that answered, else the one that was sent, else the one that was asked for.
+ANSWERING_MODEL = Coalesce(
+    NullIf("response_model", models.Value("")), NullIf("upstream_model", models.Value("")), "requested_model"
+)
 
 
 class UsageRecord(models.Model):
@@ -90,8 +97,17 @@ class UsageRecord(models.Model):
             models.Index(fields=["key_id", "-id"], name="usage_by_key"),
             models.Index(fields=["account_id", "-id"], name="usage_by_account"),
             models.Index(fields=["team_id", "-id"], name="usage_by_team"),
-            models.Index(fields=["requested_model", "-id"], name="usage_by_model"),
+            models.Index(ANSWERING_MODEL, models.F("id").desc(), name="usage_by_model"),
             models.Index(fields=["status", "-id"], name="usage_not_ok", condition=~models.Q(status="ok")),
+            models.Index(
+                fields=["usage_source", "-id"],
+                name="usage_not_reported",
+                condition=~models.Q(usage_source="provider"),
+            ),
+            models.Index(
+                fields=["upstream_request_id"], name="usage_by_upstream_id", condition=~models.Q(upstream_request_id="")
+            ),
+            models.Index(fields=["session"], name="usage_by_session", condition=~models.Q(session="")),
             models.Index(fields=["response_id"], name="usage_by_response", condition=~models.Q(response_id="")),
             models.Index(fields=["-id"], name="usage_unpriced", condition=models.Q(unpriced=True)),
         ]
@@ -203,9 +219,13 @@ class RetentionFloor(models.Model):
 
 
 class RollUpMark(models.Model):
-    """An hour whose records changed. Appended by each ledger batch, deleted by the roll-up that read exactly these."""
+    """An hour whose records changed. Appended by each ledger batch, deleted by the roll-up that read exactly these.
+
+    With a `day`, the hour is rolled up and that day is not yet.
+    """
 
     hour = models.DateTimeField(db_index=True)
+    day = models.DateField(null=True, blank=True)
     at = models.DateTimeField(default=timezone.now)
 
     def __str__(self) -> str:

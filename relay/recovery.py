@@ -131,6 +131,7 @@ def interrupted(opening: Opening, latest: Record | None) -> Record:
         usage_source=(UsageSource.PARTIAL if counted else UsageSource.NONE).value,
         held_nanos=0 if reported else max(0, max(strict, default=0) - record.cost_nanos),
         error=record.error or "process_died",
+        duration_ms=None,  # nobody saw its end
     )
 
 

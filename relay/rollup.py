@@ -1,9 +1,9 @@
 """Recompute hours and days from what counts in them, never increment them.
 
 Whoever changes a record's figures marks its hour in the same transaction. A roll-up reads marks, adds up their hours,
-and writes each hour in one transaction that deletes exactly the marks it had read: if one of them is gone, somebody
-else has rolled up that hour meanwhile, and this one steps back. So two workers at once, or a record that arrives in
-between, cost a repetition and never a figure.
+and writes each hour in one transaction that turns exactly the marks it had read into one for the hour's day: if one of
+them is gone, somebody else has rolled up that hour meanwhile, and this one steps back. So two workers at once, or a
+record that arrives in between, cost a repetition and never a figure. Days follow from their hours in the same way.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from django.conf import settings
@@ -50,7 +51,7 @@ def mark_since(since: datetime, *, until: datetime) -> None:
 def roll_up() -> RolledUp:
     """Roll up the hours that are marked now, and their days; an hour whose sums fit no column keeps its marks."""
     marked: dict[datetime, list[int]] = {}
-    for pk, hour in RollUpMark.objects.order_by("pk").values_list("pk", "hour"):
+    for pk, hour in RollUpMark.objects.filter(day=None).order_by("pk").values_list("pk", "hour"):
         marked.setdefault(hour, []).append(pk)
     floor = records_begin()
     hours, failed = 0, []
@@ -62,8 +63,9 @@ def roll_up() -> RolledUp:
         try:
             hours += _roll_up_hour(hour, marks)
         except DataError as error:
-            log.error("roll-up: the hour %s can't be written: %s", hour, error)
+            log.error("roll-up: the hour %s can't be written: %s", hour, type(error).__name__)
             failed.append(hour)
+    _roll_up_days(floor)
     return RolledUp(hours=hours, failed=tuple(failed))
 
 
@@ -81,36 +83,50 @@ def day_bounds(day: date) -> tuple[datetime, datetime]:
 
 
 def _roll_up_hour(hour: datetime, marks: list[int]) -> bool:
-    """Write one hour and its days; return whether that was still ours to do."""
+    """Write one hour and mark its days; return whether that was still ours to do."""
     groups = sums(hour, hour + HOUR)
+    rows = [
+        UsageHour(hour=hour, **dict(zip(DIMENSIONS, group, strict=True)), **figures)
+        for group, figures in groups.items()
+    ]
     with transaction.atomic():
-        if connection.vendor == "postgresql":
-            # One writer at a time: two who write hours of one day would each miss the other's. SQLite has but one.
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT pg_advisory_xact_lock(hashtext('baton roll-up'))")
-        deleted, _ = RollUpMark.objects.filter(pk__in=marks).delete()
-        if deleted != len(marks):
-            transaction.set_rollback(True)
+        if not _take(marks):
             return False
         UsageHour.objects.filter(hour=hour).delete()
-        UsageHour.objects.bulk_create(
-            [
-                UsageHour(hour=hour, **dict(zip(DIMENSIONS, group, strict=True)), **figures)
-                for group, figures in groups.items()
-            ],
-            batch_size=500,
-        )
-        for day in days_of(hour):
-            _write_day(day)
+        UsageHour.objects.bulk_create(rows, batch_size=500)
+        RollUpMark.objects.bulk_create([RollUpMark(hour=hour, day=day) for day in days_of(hour)])
     return True
+
+
+def _roll_up_days(floor: datetime | None) -> None:
+    marked: dict[Any, list[int]] = {}
+    for pk, day in RollUpMark.objects.exclude(day=None).values_list("pk", "day"):
+        marked.setdefault(day, []).append(pk)
+    for day, marks in sorted(marked.items(), reverse=True):
+        try:
+            with transaction.atomic():
+                # A day whose first records were dropped keeps what was rolled up of it.
+                if _take(marks) and (floor is None or day_bounds(day)[0] >= floor):
+                    _write_day(day)
+        except DataError as error:
+            log.error("roll-up: the day %s can't be written: %s", day, type(error).__name__)
+
+
+def _take(marks: list[int]) -> bool:
+    """Delete these marks; False, and the transaction is rolled back, where somebody else had one of them."""
+    if connection.vendor == "postgresql":
+        # One writer at a time: whoever writes a day must see all of its hours. SQLite has but one anyway.
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_xact_lock(hashtext('baton roll-up'))")
+    deleted, _ = RollUpMark.objects.filter(pk__in=marks).delete()
+    if deleted != len(marks):
+        transaction.set_rollback(True)
+    return deleted == len(marks)
 
 
 def _write_day(day: date) -> None:
     """Add up a day from its hours, and from the records of the pieces of hours at its ends, where it has such."""
     start, end = day_bounds(day)
-    floor = records_begin()
-    if floor is not None and start < floor:
-        return
     first, last = hour_of(start + HOUR - timedelta(microseconds=1)), hour_of(end)
     UsageDay.objects.filter(day=day).delete()
     with connection.cursor() as cursor:

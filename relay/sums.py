@@ -16,11 +16,11 @@ from itertools import groupby, islice
 from typing import Any
 from uuid import UUID
 
-from django.db.models import Count, F, Max, Q, QuerySet, Sum, Value
-from django.db.models.functions import Coalesce, NullIf
+from django.db.models import Count, F, Max, Q, QuerySet, Sum
+from django.db.models.functions import Coalesce
 
 from relay.call import CallStatus, UsageSource
-from relay.models import UsageCorrection, UsageRecord
+from relay.models import ANSWERING_MODEL, UsageCorrection, UsageRecord
 from relay.partitions import first_id
 
 HOUR = timedelta(hours=1)
@@ -36,7 +36,7 @@ CORRECTED = (
     "reasoning_tokens",
     "cost_nanos",
 )
-MODEL = Coalesce(NullIf("response_model", Value("")), NullIf("upstream_model", Value("")), "requested_model")
+MODEL = ANSWERING_MODEL
 GROUPS: dict[str, Any] = {
     "team_id": Coalesce("team_id", 0),
     "key_id": Coalesce("key_id", 0),

@@ -370,3 +370,17 @@ def test_a_worker_that_read_marks_too_early_steps_back() -> None:
     book(NOON, marked=False)
     assert rollup._roll_up_hour(NOON, [early]) is False
     assert [row["calls"] for row in hour_rows()] == [1]
+
+
+@pytest.mark.django_db
+def test_a_day_whose_hour_alone_was_written_is_still_marked() -> None:
+    """A worker may die between the two."""
+    from relay import rollup
+
+    book(NOON)
+    [mark_id] = RollUpMark.objects.values_list("pk", flat=True)
+    assert rollup._roll_up_hour(NOON, [mark_id]) is True
+    assert list(RollUpMark.objects.values_list("hour", "day")) == [(NOON, NOON.date())]
+    assert not UsageDay.objects.exists()
+    assert roll_up() == RolledUp(hours=0)
+    assert (UsageDay.objects.get().calls, RollUpMark.objects.count()) == (1, 0)
