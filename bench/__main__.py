@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from bench.measure import FULL, QUICK, Size, Target, leaving, light, median_of, memory, throughput
+from bench.measure import FULL, QUICK, Size, Target, leaving, light, machine, median_of, memory, throughput
 from bench.report import render
 from bench.world import LIMITS, BenchError, World, world
 
@@ -55,12 +55,14 @@ def run(options: Any) -> dict[str, Any]:
         direct = Target("upstream", place.upstream_url, "sk-ant-bench", place.upstream, place)
         relayed = place.relay and Target("baton", place.relay_url, place.keys[options.limits], place.relay, place)
         targets = [direct, relayed] if relayed else [direct]
+        before = machine(place.folder)
         results = measure(targets, names=names, size=size)
         report: dict[str, Any] = {
             "python": platform.python_version(),
             "database": options.database_url.partition(":")[0] or "sqlite",
             "state": "redis" if options.redis_url else "memory",
             "limits": options.limits,
+            "machine": {"before": before, "after": machine(place.folder)},
             "figures": results,
         }
         if relayed:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from bench.scenario import SCENARIOS
@@ -76,12 +79,31 @@ def finished(process: subprocess.Popen[str]) -> dict[str, Any]:
     return report
 
 
+def machine(folder: Path) -> dict[str, float]:
+    """What else decides the figures: how busy the machine is, and how long its disk takes to keep 600 bytes."""
+    path = folder / "sync-probe"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT)
+    os.posix_fallocate(fd, 0, 2**20)
+    os.fsync(fd)
+    took = []
+    for number in range(200):
+        started = time.perf_counter()
+        os.pwrite(fd, b"x" * 600, number * 600)
+        os.fdatasync(fd)
+        took.append((time.perf_counter() - started) * 1e3)
+    os.close(fd)
+    path.unlink()
+    load, _, _ = os.getloadavg()
+    cores = float(os.cpu_count() or 1)
+    return {"cores": cores, "load": load, "sync_p50_ms": quantile(took, 50), "sync_p99_ms": quantile(took, 99)}
+
+
 def throughput(target: Target, scenario: str, *, clients: int, calls: int) -> dict[str, float]:
     """Calls in a closed loop: their rate, and the target's processor time by call and by event (microseconds).
 
     The time counts until the last record is booked.
     """
-    target.load(scenario, "closed", clients=clients, calls=clients)
+    target.load(scenario, "closed", clients=clients, calls=max(clients, calls // 10))
     target.settle()
     before = target.child.cpu()
     report = target.load(scenario, "closed", clients=clients, calls=calls)

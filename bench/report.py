@@ -49,6 +49,7 @@ def render(report: dict[str, Any]) -> str:
     lines = [
         f"Python {report['python']}, database {report['database']}, state {report['state']}, "
         f"{report['limits']} limits on the key",
+        *(f"machine {moment} the run: {state(report['machine'][moment])}" for moment in ("before", "after")),
         "",
         f"{'':<38}{'upstream':>10}{'Baton':>10}{'budget':>10}",
     ]
@@ -59,6 +60,11 @@ def render(report: dict[str, Any]) -> str:
         lines += ["", f"{verdict} calls booked: {booked['records']} records of {booked['calls']} calls,"]
         lines.append(f"{booked['output_tokens']} output tokens of {booked['expected_output_tokens']}")
     return "\n".join(lines)
+
+
+def state(machine: dict[str, float]) -> str:
+    sync = f"fdatasync p50 {machine['sync_p50_ms']:.2f} ms, p99 {machine['sync_p99_ms']:.2f} ms"
+    return f"load {machine['load']:.1f} on {machine['cores']:.0f} cores, {sync}"
 
 
 def line(row: Row, figures: Figures) -> str:
