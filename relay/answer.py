@@ -12,7 +12,7 @@ from relay.call import Account
 from relay.errors import NotRecordable, UpstreamError, UpstreamFailed
 from relay.flight import Flight
 from relay.providers import PROVIDERS
-from relay.providers.base import Framer, Provider
+from relay.providers.base import Framer, Headers, Provider
 from relay.providers.headers import returned
 from relay.reply import Head
 from relay.upstream import Upstream
@@ -47,13 +47,19 @@ async def pass_answer_on(flight: Flight, upstream: Upstream, account: Account, *
     flight.record.upstream_request_id = provider.request_id(upstream.headers)[:200]
     headers = [*returned(upstream.headers), *own_headers(flight, dropped)]
     if flight.call.envelope.stream and provider.streams(upstream.headers):
-        kept = [item for item in headers if item[0] not in {name for name, _ in SSE_HEADERS[1:]}]
-        head = Head(upstream.status, (*kept, *SSE_HEADERS[1:]))
+        head = Head(upstream.status, stream_headers(headers, reframed=provider.reframes))
         hide = provider.hidden(flight.call, account) or unchanged
         return Last(block=hide(await pass_stream_on(flight, upstream, provider, head=head, hide=hide)))
     if flight.reply.started:
         raise UpstreamFailed("The upstream answered without streaming.", reason="not_a_stream")
     return Last(head=Head(upstream.status, tuple(headers), await whole_body(flight, upstream, provider)))
+
+
+def stream_headers(headers: list[tuple[bytes, bytes]], *, reframed: bool) -> Headers:
+    """The headers of an answer that is relayed as events; its type is ours where the framing is."""
+    own = SSE_HEADERS if reframed else SSE_HEADERS[1:]
+    names = {name for name, _ in own}
+    return (*(item for item in headers if item[0] not in names), *own)
 
 
 async def whole_body(flight: Flight, upstream: Upstream, provider: Provider) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from relay.providers.azure_openai import AzureOpenAI
 from relay.providers.base import Provider
+from relay.providers.bedrock import Bedrock
 from relay.providers.ccr import Ccr
 from relay.providers.claude_console import ClaudeConsole
 from relay.providers.claude_official import ClaudeOfficial
@@ -12,7 +13,7 @@ from relay.providers.openai_compatible import OpenAICompatible
 
 PROVIDERS: dict[str, Provider] = {
     provider.kind: provider
-    for provider in (ClaudeOfficial(), ClaudeConsole(), Ccr(), OpenAI(), AzureOpenAI(), OpenAICompatible())
+    for provider in (ClaudeOfficial(), ClaudeConsole(), Ccr(), Bedrock(), OpenAI(), AzureOpenAI(), OpenAICompatible())
 }
 
 FAMILIES = ("claude", "gemini", "openai")

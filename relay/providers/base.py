@@ -42,6 +42,7 @@ class Provider(ABC):
     default_base_url: ClassVar[str] = ""
     credential_fields: ClassVar[tuple[str, ...]] = ("api_key",)
     setting_fields: ClassVar[tuple[str, ...]] = ()
+    reframes: ClassVar[bool] = False  # its streams reach the client in another framing than the upstream's
     # Not empty: accounts of this kind are reached by a binding, or by this in front of the model, never from the pool.
     address_prefix: ClassVar[str] = ""
 

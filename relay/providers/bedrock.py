@@ -84,6 +84,7 @@ class Bedrock(Provider):
     dialects: ClassVar = frozenset({"anthropic"})
     credential_fields: ClassVar = ("access_key_id", "secret_access_key", "session_token", "api_key")
     setting_fields: ClassVar = ("region", "profile")
+    reframes: ClassVar = True
 
     def serves(self, account: Account, endpoint: Endpoint, model: str) -> bool:
         if endpoint.dialect not in self.dialects:

@@ -1,8 +1,8 @@
 """What Bedrock takes of Anthropic's Messages format: versions, betas, fields. Dated data, and how it is applied.
 
-Sources, as of 2026-11-22: Claude Code 2.1.330 in Bedrock mode, the gateway
-protocol that it speaks, LiteLLM's beta-header map), Anthropic's pages on Claude on Amazon Bedrock. Betas change monthly: a beta that is
-not named here is dropped, because Bedrock answers 400 for one that it does not know, and the record says so.
+Sources, as of 2026-11-22: Claude Code 2.1.330 in Bedrock mode, the gateway protocol that it speaks, LiteLLM's
+header map, Anthropic's pages on Claude on Bedrock. Betas change monthly: one that is not named here is dropped, because
+Bedrock answers 400 for what it does not know, and the record says so.
 """
 
 from __future__ import annotations
