@@ -12,8 +12,9 @@ from relay import metering, metrics
 from relay.answer import Last, own_headers
 from relay.call import CallStatus, Endpoint, Key, Outcome, Record, Usage, UsageSource
 from relay.dialects import DIALECTS
-from relay.errors import Interrupted, NoAccountAvailable, NotRecordable, RelayError, UpstreamError, UpstreamFailed
+from relay.errors import Interrupted, NoAccountAvailable, NotRecordable, RelayError, UpstreamError
 from relay.flight import ClientLeft, Flight, clean
+from relay.providers import PROVIDERS
 from relay.reply import Head
 
 if TYPE_CHECKING:
@@ -127,8 +128,11 @@ async def settle_account(flight: Flight, error: End) -> None:
     if answered and not meter.error:
         await health.succeeded(run.store, account, flight.model, now=time.time())
     elif error is None:
-        failed = UpstreamFailed("The upstream failed inside its stream.", reason=meter.error, rest="5xx")
-        await health.failed(run.store, account, flight.model, failed, last=False, now=time.time())
+        # As if it had come with a status of its own: what the caller did wrong rests nothing.
+        status = flight.dialect.in_band_status(meter.error)
+        failed = PROVIDERS[account.kind].classify(status, (), meter.error_body, now=time.time())
+        last = flight.ranking is not None and flight.ranking.accounts[-1] is account
+        await health.failed(run.store, account, flight.model, failed, last=last, now=time.time())
 
 
 async def finish(flight: Flight, error: End, last: Last | None) -> None:

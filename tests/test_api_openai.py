@@ -278,6 +278,21 @@ def test_a_failed_response_as_first_event_is_an_honest_status(server: Server, in
     ]
 
 
+def test_the_callers_fault_inside_a_stream_rests_no_account(server: Server, installation: Installation) -> None:
+    installation.account(kind="openai", priority=1)
+    installation.account(kind="openai", priority=2)
+    key = installation.key()
+    with client_of(server, key) as client:
+        for _ in range(4):
+            *_, last = client.responses.create(
+                model=MODEL, input="Hi", stream=True, extra_headers={"x-sim": "chunks=5,delay=0.01,fail=toolong@3"}
+            )
+            assert last.type == "response.failed"
+    records = installation.records(key=key, count=4)
+    assert [(record.status, record.error) for record in records] == [("upstream_error", "context_length_exceeded")] * 4
+    assert len({record.account_name for record in records}) == 1
+
+
 @pytest.mark.parametrize(("field", "value"), [("background", True), ("conversation", "conv_1")])
 def test_what_can_not_be_booked_is_400(server: Server, installation: Installation, field: str, value: object) -> None:
     installation.account(kind="openai")
