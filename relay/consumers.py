@@ -17,7 +17,7 @@ HELLO_SECONDS = 5.0
 FORGET_SECONDS = 3.0
 
 
-class LiveConsumer(AsyncJsonWebsocketConsumer):
+class LiveConsumer(AsyncJsonWebsocketConsumer):  # type: ignore[misc]
     """One viewer. Keeps each relay's newest picture and sends them merged."""
 
     async def connect(self) -> None:

@@ -23,8 +23,7 @@ from relay_site.checks import refuse_exposure
 refuse_exposure()
 
 RELAY_ROOTS = frozenset(
-    ["api", "claude", "gemini", "openai", "azure", "v1", "v1beta", "v1beta1", "v1alpha"]
-    + ["healthz", "readyz", "metrics", "internal"]
+    "api claude gemini openai azure v1 v1beta v1beta1 v1alpha healthz readyz metrics internal".split()
 )
 NOT_RELAY = ("/api/docs", "/api/openapi.json")
 websocket_application = AllowedHostsOriginValidator(AuthMiddlewareStack(URLRouter(websocket_urlpatterns)))
@@ -41,7 +40,7 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
         if is_relay_path(scope["path"]) or (scope["path"] == "/" and scope["method"] == "HEAD"):
             await relay_entry(scope, receive, send)
         else:
-            await django_application(scope, receive, send)
+            await django_application(scope, receive, send)  # type: ignore[arg-type]
     elif kind == "websocket" and is_relay_path(scope["path"]):
         await refuse_upgrade(scope, receive, send)
     elif kind == "websocket":

@@ -14,6 +14,7 @@ from django.contrib.auth.models import User
 from django.test import Client
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
+from websockets.typing import Origin
 
 from tests.harness import Installation, Server
 from tests.test_pipeline import call
@@ -29,7 +30,8 @@ def watching(server: Server, user: User | None) -> Iterator[ClientConnection]:
         client.force_login(user, backend="django.contrib.auth.backends.ModelBackend")
         headers["Cookie"] = f"sessionid={client.cookies['sessionid'].value}"
     url = f"ws://127.0.0.1:{server.port}/ws/live/"
-    with connect(url, additional_headers=headers, origin=f"http://127.0.0.1:{server.port}") as socket:  # type: ignore[arg-type]
+    origin = Origin(f"http://127.0.0.1:{server.port}")
+    with connect(url, additional_headers=headers, origin=origin) as socket:
         yield socket
 
 
