@@ -97,7 +97,11 @@ async def settle(store: Store, reservation: Reservation, *, tokens: int, cost: i
 
     `now` = when the call ended as its record says (created_at + duration_ms).
     """
-    holds = (*reservation.holds, *late(reservation)) if joined(reservation) else reservation.holds
+    holds = reservation.holds
+    if (current := changed_key(reservation)) is not None and reservation.began is not None:
+        held = {hold.limit for hold in holds}
+        began, metered = reservation.began, reservation.metered
+        holds = (*holds, *late(current, reservation.model, held, began=began, metered=metered))
     if holds:
         amounts = {"requests": 1, "tokens": tokens, "cost": cost}
         actual = {hold.counter: amounts.get(hold.metric, 0) for hold in holds}
@@ -111,38 +115,40 @@ async def release(store: Store, reservation: Reservation, *, now: float, counted
         await store.settle(reservation.owner, reservation.holds, actual, now=now)
 
 
-def joined(reservation: Reservation) -> bool:
-    """Whether the key has other limits now than when the call was admitted."""
-    if reservation.key is None:
-        return False
-    current = KEYS.current.by_id.get(reservation.key.id)
-    return current is not None and current is not reservation.key and current.limits != reservation.key.limits
+def changed_key(reservation: Reservation) -> Key | None:
+    """The key as it is now, if it has other limits than when the call was admitted."""
+    then = reservation.key
+    current = KEYS.current.by_id.get(then.id) if then is not None else None
+    if then is None or current is None or current is then or current.limits == then.limits:
+        return None
+    return current
 
 
-def late(reservation: Reservation) -> list[Hold]:
+def late(key: Key | None, model: str, held: set[str], *, began: float, metered: bool) -> list[Hold]:
     """Limits that the key got while the call was in flight: they count what it used, they reserved nothing."""
-    current = KEYS.current.by_id.get(reservation.key.id) if reservation.key else None
-    if current is None or reservation.began is None:
-        return []
-    held = {hold.limit for hold in reservation.holds}
+    limits = counted(("key", key.id), key.limits) if key is not None else ()
     return [
-        limit.hold(0, at=reservation.began)
-        for limit in counted(("key", current.id), current.limits)
+        limit.hold(0, at=began)
+        for limit in limits
         if limit.metric != "concurrency"
         and limit.limit not in held
-        and (reservation.metered or not limit.measured)
-        and limit.matches(reservation.model)
+        and (metered or not limit.measured)
+        and limit.matches(model)
     ]
 
 
 async def settle_recovered(store: Store, record: Record, holds: Sequence[Hold], *, now: float) -> None:
-    """Settle what a dead process had reserved, by the record that recovery made of its journal.
+    """Settle what a dead process had reserved, by the record that recovery made of its journal. Idempotent.
 
     `held_nanos`, the strict budgets' share where no figure is known, stays counted until the record is corrected.
     """
+    held = {hold.limit for hold in holds}
+    key = KEYS.current.by_id.get(record.key_id or 0)
+    every = (*holds, *late(key, record.requested_model, held, began=record.created_at, metered=True))
     amounts = {"requests": 1, "tokens": tokens_of(record), "cost": record.cost_nanos + record.held_nanos}
-    actual = {hold.counter: amounts.get(hold.metric, 0) for hold in holds}
-    await store.settle(record.id, tuple(holds), actual, now=now, began=record.created_at)
+    actual = {hold.counter: amounts.get(hold.metric, 0) for hold in every}
+    ended = now if record.duration_ms is None else record.created_at + record.duration_ms / 1000
+    await store.settle(record.id, every, actual, now=ended, began=record.created_at)
 
 
 def tokens_of(record: Record) -> int:

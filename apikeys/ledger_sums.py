@@ -6,11 +6,11 @@ import math
 import uuid
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.apps import apps
 from django.conf import settings
-from django.db.models import BigIntegerField, Count, ExpressionWrapper, F, Func, Q, QuerySet, Sum, Value
+from django.db.models import BigIntegerField, BooleanField, Count, ExpressionWrapper, F, Func, Q, QuerySet, Sum, Value
 from django.db.models.functions import Coalesce
 
 from apikeys.rules import Counted
@@ -26,7 +26,15 @@ TOKEN_COLUMNS = (
 MANY = 500  # owners; for more, one query reads all of them
 
 
-def ledger_sums(limits: Sequence[Counted], *, at: float, cut: float) -> dict[str, int]:
+class Used(NamedTuple):
+    """What a limit's calls used. `ended` and `calls`: the same, and their number, without calls whose process died."""
+
+    amount: int
+    ended: int = 0
+    calls: int = 0
+
+
+def ledger_sums(limits: Sequence[Counted], *, at: float, cut: float) -> dict[str, Used]:
     """Return what each limit (by `Counted.limit`) had used in its period that holds `at`.
 
     Counts the calls that ended before `cut` (both in Unix seconds): those that end later settle into the counters
@@ -36,21 +44,30 @@ def ledger_sums(limits: Sequence[Counted], *, at: float, cut: float) -> dict[str
     for limit in limits:
         if limit.metric != "concurrency":
             groups[limit.rule.scope, limit.period(at).start].append(limit)
-    found: dict[str, int] = {}
+    found: dict[str, Used] = {}
     for (scope, start), members in groups.items():
         owners = {limit.rule.owner_id for limit in members}
         rows = usage_by_owner(scope, owners, start=start, end=members[0].period(at).end, cut=cut)
         for limit in members:
-            found[limit.limit] = sum(
-                used[limit.metric] for model, used in rows.get(limit.rule.owner_id, ()) if limit.matches(model)
+            mine = [row for row in rows.get(limit.rule.owner_id, ()) if limit.matches(row.model)]
+            found[limit.limit] = Used(
+                amount=sum(row.used[limit.metric] for row in mine),
+                ended=sum(row.used[limit.metric] for row in mine if not row.died),
+                calls=sum(row.used["requests"] for row in mine if not row.died),
             )
     return found
 
 
-def usage_by_owner(
-    scope: str, owners: set[int], *, start: float, end: float, cut: float
-) -> Mapping[int, list[tuple[str, Mapping[str, int]]]]:
-    """The calls of a period that ended before `cut`: owner -> (requested model, amounts by metric)."""
+class Row(NamedTuple):
+    """What one owner's calls of one model used, by metric; `died` = no end of theirs is known."""
+
+    model: str
+    died: bool
+    used: Mapping[str, int]
+
+
+def usage_by_owner(scope: str, owners: set[int], *, start: float, end: float, cut: float) -> Mapping[int, list[Row]]:
+    """The calls of a period that ended before `cut`, by owner."""
     column = OWNER_COLUMNS[scope]
     records = ended_before(cut, within(start, min(end, cut + 1))).exclude(**{column: None}).exclude(status="refused")
     if len(owners) <= MANY:
@@ -59,12 +76,14 @@ def usage_by_owner(
     tokens = sum(others, first)
     rows = (
         records.order_by()
-        .values_list(column, "requested_model")
+        .annotate(died=ExpressionWrapper(Q(duration_ms=None), output_field=BooleanField()))
+        .values_list(column, "requested_model", "died")
         .annotate(calls=Count("pk"), tokens=tokens, cost=Sum(F("cost_nanos") + F("held_nanos")))
     )
-    found: dict[int, list[tuple[str, Mapping[str, int]]]] = defaultdict(list)
-    for owner, model, calls, token_count, cost in rows:
-        found[owner].append((model, {"requests": calls, "tokens": int(token_count), "cost": int(cost)}))
+    found: dict[int, list[Row]] = defaultdict(list)
+    for owner, model, died, calls, token_count, amount in rows:
+        used = {"requests": calls, "tokens": int(token_count), "cost": int(amount)}
+        found[owner].append(Row(model, bool(died), used))
     return found
 
 

@@ -2,15 +2,17 @@
 
 A limit is seeded once for each store, before it admits anything: with the ledger's calls that ended before the `cut`,
 the moment of seeding. Calls that end later count when they settle. Records that ended before the cut but reached the
-database after it are added by a second look, a few seconds later.
+database after it are added by later looks.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from time import monotonic
 from weakref import WeakKeyDictionary
 
 from asgiref.sync import sync_to_async
@@ -18,7 +20,7 @@ from django.db import DatabaseError
 
 from apikeys.authentication import KEYS
 from apikeys.keyring import KeyRing
-from apikeys.ledger_sums import ledger_sums
+from apikeys.ledger_sums import Used, ledger_sums
 from apikeys.rules import Counted, counted_one
 from relay.call import LimitRule
 from relay.state.base import Seed, Store, StoreAway
@@ -26,17 +28,21 @@ from relay.state.snapshot import give_connection_back
 
 logger = logging.getLogger(__name__)
 
-SECOND_LOOK = 3.0  # seconds: by then every relay's ledger has shipped what had ended
+# Seconds after a seed: by the first every relay's ledger has shipped what had ended, the others are for one that was
+# behind.
+LOOKS = (3.0, 30.0, 300.0)
+SHIPPED_WITHIN = 0.6  # seconds after its end that a record is in the database, while that is there
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What a seed had counted, to be compared with the ledger once more after `due`."""
+    """What a seed had counted, to be compared with the ledger again `LOOKS[number]` seconds after its cut."""
 
     limits: tuple[Counted, ...]
+    at: float
     cut: float
-    sums: dict[str, int]
-    due: float
+    sums: dict[str, Used]
+    number: int = 0
 
 
 @dataclass(slots=True)
@@ -45,6 +51,7 @@ class Progress:
 
     looks: list[Look] = field(default_factory=list)
     ring: KeyRing | None = None  # all of its limits have their seeds
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)  # one seeding at a time
 
 
 _progress: WeakKeyDictionary[Store, Progress] = WeakKeyDictionary()
@@ -63,9 +70,10 @@ async def ensure_seeded(store: Store, ring: KeyRing, *, now: float) -> None:
 
 
 async def keep_up(store: Store, ring: KeyRing, *, now: float) -> None:
-    """Every few seconds: seed limits that came with a new snapshot, and take the second look at earlier seeds."""
+    """Every few seconds: seed limits that came with a new snapshot, or all of them in a store that lost its counters,
+    and look again at earlier seeds."""
     progress = _progress.setdefault(store, Progress())
-    if progress.ring is not ring:
+    if progress.ring is not ring or not await store.generation():
         await ensure_seeded(store, ring, now=now)
     await look_again(store, now=now)
 
@@ -80,30 +88,54 @@ async def seed(store: Store, rules: Iterable[LimitRule], *, now: float) -> None:
 
     Raises StoreAway, also where the ledger can't be read.
     """
+    progress, since = _progress.setdefault(store, Progress()), monotonic()
+    async with progress.lock:
+        limits, generation = await missing(store, rules)
+        if not generation and store.shared:
+            await others_shipped()
+        if not limits and generation:
+            return
+        cut, sums = await ask_the_ledger(limits, now=now, since=since)
+        seeds = [seed_of(limit, sums[limit.limit].amount, at=now, cut=cut) for limit in limits]
+        await store.seed(seeds, generation=generation or secrets.token_hex(8))
+        if limits:
+            progress.looks.append(Look(tuple(limits), now, cut, sums))
+
+
+async def missing(store: Store, rules: Iterable[LimitRule]) -> tuple[list[Counted], str]:
+    """The limits that have no seed yet, and the store's mark; without a mark, also all limits of all keys."""
     known = await store.seeded()
     generation = await store.generation()
     asked = rules if generation else [*rules_of(KEYS.current), *rules]
-    limits = [limit for limit in map(counted_one, asked) if limit.metric != "concurrency" and limit.limit not in known]
-    if not limits and generation:
-        return
+    limits = {limit.limit: limit for limit in map(counted_one, asked) if limit.metric != "concurrency"}
+    return [limit for name, limit in limits.items() if name not in known], generation
+
+
+async def others_shipped() -> None:
+    """A shared store that lost its mark: give every relay's ledger the time to ship what has ended."""
+    await asyncio.sleep(SHIPPED_WITHIN)
+
+
+async def ask_the_ledger(limits: Sequence[Counted], *, now: float, since: float) -> tuple[float, dict[str, Used]]:
+    """Return the cut and what had been used. Raises StoreAway.
+
+    A call that settles while the ledger is read finds no seed to count in. The cut is the moment after the answer, so
+    that a later look finds its record.
+    """
     try:
-        sums = await sync_to_async(read)(limits, at=now, cut=now)
+        sums = await sync_to_async(read)(limits, at=now, cut=now + monotonic() - since)
     except DatabaseError as error:
         logger.error("The ledger can't be read, so limits can't be seeded: %s", type(error).__name__)
         raise StoreAway("Limits can't be checked at the moment.", retry_after=5, reason="limits_unseeded") from None
-    seeds = [seed_of(limit, sums[limit.limit], at=now) for limit in limits]
-    await store.seed(seeds, generation=generation or secrets.token_hex(8))
-    if limits:
-        progress = _progress.setdefault(store, Progress())
-        progress.looks.append(Look(tuple(limits), now, sums, now + SECOND_LOOK))
+    return now + monotonic() - since, sums
 
 
-def seed_of(limit: Counted, value: int, *, at: float) -> Seed:
+def seed_of(limit: Counted, value: int, *, at: float, cut: float) -> Seed:
     name, expires = limit.counter(at)
-    return Seed(limit.limit, at, {name: (value, expires)})
+    return Seed(limit.limit, cut, {name: (value, expires)})
 
 
-def read(limits: Sequence[Counted], *, at: float, cut: float) -> dict[str, int]:
+def read(limits: Sequence[Counted], *, at: float, cut: float) -> dict[str, Used]:
     try:
         return ledger_sums(limits, at=at, cut=cut)
     finally:
@@ -111,18 +143,26 @@ def read(limits: Sequence[Counted], *, at: float, cut: float) -> dict[str, int]:
 
 
 async def look_again(store: Store, *, now: float) -> None:
-    """Add what had ended before a seed's cut and was shipped after it. Keeps the look for later where it can't."""
+    """Add what had ended before a seed's cut and was shipped after it. Keeps the look for later where it can't.
+
+    Only where there are more calls than before: a record that was corrected meanwhile is no late one. Calls of dead
+    processes settle by themselves.
+    """
     looks = _progress.setdefault(store, Progress()).looks
-    for look in [look for look in looks if look.due <= now]:
+    for look in [look for look in looks if look.cut + LOOKS[look.number] <= now]:
         try:
-            sums = await sync_to_async(read)(look.limits, at=look.cut, cut=look.cut)
+            sums = await sync_to_async(read)(look.limits, at=look.at, cut=look.cut)
         except DatabaseError:
             return
+        seeded = await store.seeded()
         missed = {
-            limit.counter(look.cut)[0]: sums[limit.limit] - look.sums[limit.limit]
+            limit.counter(look.at)[0]: sums[limit.limit].ended - look.sums[limit.limit].ended
             for limit in look.limits
-            if sums[limit.limit] != look.sums[limit.limit]
+            # Another process may have been first, and a store that lost its counters was seeded anew.
+            if seeded.get(limit.limit) == look.cut and sums[limit.limit].calls != look.sums[limit.limit].calls
         }
         looks.remove(look)
+        if look.number + 1 < len(LOOKS):
+            looks.append(Look(look.limits, look.at, look.cut, sums, look.number + 1))
         if missed:
             await store.adjust(missed, now=now)

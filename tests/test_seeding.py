@@ -69,7 +69,7 @@ def call(*rules: LimitRule, at: float = NOON) -> Call:
 def sums(*rules: LimitRule, at: float = NOON, cut: float = NOON) -> list[int]:
     limits = [counted_one(item) for item in rules]
     found = ledger_sums(limits, at=at, cut=cut)
-    return [found[limit.limit] for limit in limits]
+    return [found[limit.limit].amount for limit in limits]
 
 
 async def admit(store: Store, *rules: LimitRule, at: float = NOON) -> admission.Reservation:
@@ -88,6 +88,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(autouse=True)
 def ring(monkeypatch: pytest.MonkeyPatch) -> Callable[..., KeyRing]:
+    monkeypatch.setattr(seeding, "SHIPPED_WITHIN", 0.0)
     monkeypatch.setattr(KEYS, "current", KeyRing())
 
     def has(*keys: Key) -> KeyRing:

@@ -90,6 +90,8 @@ class Rest:
 
 
 class Store(Protocol):
+    shared: bool  # with other processes
+
     # -- limits: one atomic step, all or nothing; settle and release are idempotent by owner (the call id)
     async def reserve(
         self, owner: str, holds: Sequence[Hold], *, now: float, lease: float
@@ -104,8 +106,9 @@ class Store(Protocol):
     ) -> None:
         """Replace the reserved amounts by the real ones (by counter), free concurrency. Idempotent.
 
-        `began` = when the call was admitted (Unix seconds). A hold that the store does not know counts if its limit
-        was seeded after that and before `now`: neither the seed nor a reservation has this call then. None = never.
+        `now` = when the call ended, `began` = when it was admitted (Unix seconds). A hold that the store does not know
+        counts too where neither a seed nor an earlier settle can have this call: its limit was seeded before `now`,
+        and after `began` or while the call's other holds were open. `began` None = it never counts.
         Never raises `StoreAway`: a store that is away settles later.
         """
 

@@ -19,6 +19,8 @@ LATE_KEPT = 26 * 3600.0  # seconds for which a settlement without a reservation 
 class MemoryStore(MemoryRests):
     """Implements `relay.state.base.Store`."""
 
+    shared = False
+
     def __init__(self) -> None:
         super().__init__()
         self._lock = threading.Lock()
@@ -66,16 +68,28 @@ class MemoryStore(MemoryRests):
                 else:
                     self._change(hold, actual.get(hold.counter, 0) - hold.amount, now=now)
             if holds is not opened and began is not None and owner not in self._late:
-                self._settle_late(owner, holds, {hold.counter for hold in opened}, actual, now=now, began=began)
+                self._settle_late(owner, holds, opened, actual, now=now, began=began)
 
     def _settle_late(
-        self, owner: str, holds: Sequence[Hold], known: set[str], actual: Mapping[str, int], *, now: float, began: float
+        self,
+        owner: str,
+        holds: Sequence[Hold],
+        opened: Sequence[Hold],
+        actual: Mapping[str, int],
+        *,
+        now: float,
+        began: float,
     ) -> None:
         """Count what neither a reservation nor a seed has (see the protocol)."""
+        known = {hold.counter for hold in opened}
         for hold in holds:
-            if hold.counter not in known and began < self._seeded.get(hold.limit, 0.0) <= now:
-                self._change(hold, actual.get(hold.counter, 0), now=now)
+            cut = self._seeded.get(hold.limit)
+            if cut is None or cut > now or (began >= cut and not opened):
+                continue
+            if began < cut:
                 self._late[owner] = now
+            if hold.counter not in known:
+                self._change(hold, actual.get(hold.counter, 0), now=now)
 
     async def renew(self, owners: Sequence[str], *, now: float, lease: float) -> None:
         with self._lock:

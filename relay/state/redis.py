@@ -40,6 +40,8 @@ class Settlement:
 class RedisStore(RedisRests):
     """Implements `relay.state.base.Store`. `fail_open`: while Redis is away, calls are admitted and counted later."""
 
+    shared = True
+
     def __init__(self, url: str, *, fail_open: bool = False, rests_for: float = RESTS_FOR) -> None:
         super().__init__(RedisLink(url), rests_for=rests_for)
         self._fail_open = fail_open

@@ -20,7 +20,7 @@ from relay.state.base import StoreAway
 logger = logging.getLogger(__name__)
 
 PREFIX = "baton:"
-TIMEOUT = 2.0  # seconds for a connection, and for an answer
+TIMEOUT = 5.0  # seconds for a connection, and for an answer
 CONNECTIONS = 64
 QUIET = 1.0  # seconds without a try after a failure: an outage must not cost every call a timeout
 

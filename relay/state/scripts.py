@@ -67,13 +67,16 @@ end
 if ARGV[3] == '' or redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
 local late = 0
 for i = 5, #ARGV, 5 do
-  if ARGV[i + 1] == 'n' and not held[ARGV[i]] and ARGV[i + 4] ~= '-' then
+  if ARGV[i + 1] == 'n' and ARGV[i + 4] ~= '-' then
     local cut = tonumber(redis.call('HGET', KEYS[3], ARGV[i + 2]) or '')
-    if cut and tonumber(ARGV[3]) < cut and cut <= tonumber(ARGV[2]) then
-      local fresh = redis.call('EXISTS', ARGV[i]) == 0
-      redis.call('INCRBY', ARGV[i], ARGV[i + 3])
-      if fresh and ARGV[i + 4] ~= '0' then redis.call('EXPIRE', ARGV[i], ARGV[i + 4]) end
-      late = late + 1
+    local before = cut and tonumber(ARGV[3]) < cut
+    if cut and cut <= tonumber(ARGV[2]) and (before or #fields > 0) then
+      if before then late = late + 1 end
+      if not held[ARGV[i]] then
+        local fresh = redis.call('EXISTS', ARGV[i]) == 0
+        redis.call('INCRBY', ARGV[i], ARGV[i + 3])
+        if fresh and ARGV[i + 4] ~= '0' then redis.call('EXPIRE', ARGV[i], ARGV[i + 4]) end
+      end
     end
   end
 end
