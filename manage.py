@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from __future__ import annotations
+
 import os
 import sys
 
