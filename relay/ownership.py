@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+LONGEST_ID = 200  # as the record's column has it
 PATIENCE = 5.0  # seconds for the one query that an answer costs which the store has forgotten
 
 
@@ -40,6 +41,8 @@ async def account_of(run: Runtime, key: Key, answer_id: str, *, now: float) -> i
     Raises `AnswerNotFound`, also for an answer that is somebody else's or whose account is gone, and `Interrupted`
     where the record can't be read.
     """
+    if len(answer_id) > LONGEST_ID or not answer_id.isprintable():
+        raise AnswerNotFound("")  # no vendor made it, and no database takes it
     known = await run.store.response_owner(answer_id, now=now)
     if known is not None and known[0] == key.id:
         return present(known[1], answer_id)
