@@ -49,7 +49,7 @@ async def one(store: RedisStore, key: Key, cost: int, *, hang: bool) -> int:
 
 
 async def race(url: str, count: int, cost: int, *, hang: bool) -> None:
-    """Once told to, print how many of `count` parallel calls were admitted and what they cost; with `hang`, keep them open."""
+    """Once told to, print how many of `count` calls were admitted and what they cost; with `hang`, keep them open."""
     print("ready", flush=True)
     sys.stdin.readline()
     store = RedisStore(url)
