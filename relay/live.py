@@ -15,6 +15,7 @@ from typing import Any, TypedDict
 
 from channels.layers import get_channel_layer
 
+from apikeys.admission import tokens_of
 from relay.call import Record
 from relay.flight import Flight
 
@@ -160,15 +161,3 @@ def live_call(flight: Flight) -> LiveCall:
         stream=flight.call.envelope.stream,
         leaving=flight.reply.client_left,
     )
-
-
-def tokens_of(record: Record) -> int:
-    """All tokens of a record, in and out."""
-    counts = (
-        record.input_tokens,
-        record.cache_read_input_tokens,
-        record.cache_creation_5m_input_tokens,
-        record.cache_creation_1h_input_tokens,
-        record.output_tokens,
-    )
-    return sum(count or 0 for count in counts)

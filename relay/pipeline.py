@@ -24,6 +24,8 @@ from relay.settlement import finish, refuse, settle
 
 logger = logging.getLogger(__name__)
 
+STALE_SECONDS = 1.0
+
 
 def launch(run: Runtime, call: Call) -> Flight:
     """Start the call as a task of its own; what it answers comes through the flight's reply."""
@@ -53,7 +55,12 @@ async def carry(flight: Flight) -> None:
         logger.exception("Call %s failed inside Baton", flight.call.id)
         error = as_relay_error(failed)
     flight.watch.stop()
-    await finish(flight, await settle(flight, error), last)
+    try:
+        error = await settle(flight, error)
+    except Exception as failed:
+        logger.exception("Call %s could not be settled; its open entry stands", flight.call.id)
+        error = as_relay_error(failed)
+    await finish(flight, error, last)
 
 
 async def admitted(flight: Flight) -> bool:
@@ -120,7 +127,7 @@ async def attempt(flight: Flight, account: Account) -> Last:
         try:
             return await ask(flight, account, provider.request(flight.call, account, flight.model))
         except UpstreamError as failed:
-            again = once_more(flight, account, failed)
+            again = once_more(flight, account, failed, seconds=time.perf_counter() - since)
             if again is None:
                 raise
             return await ask(flight, account, again)
@@ -151,13 +158,13 @@ async def ask(flight: Flight, account: Account, request: UpstreamRequest) -> Las
         await upstream.close()
 
 
-def once_more(flight: Flight, account: Account, error: UpstreamError) -> UpstreamRequest | None:
+def once_more(flight: Flight, account: Account, error: UpstreamError, *, seconds: float) -> UpstreamRequest | None:
     """The request to send to the same account again, where the failure was none of its own: the upstream had closed a
-    kept connection before it read anything, or it rejects what Baton had added. None = the failure stands."""
+    kept connection before it read anything (it shows at once), or it rejects what Baton had added. None = it stands."""
     if flight.forwarded:
         return None
     provider = PROVIDERS[account.kind]
-    if error.reason == "disconnected":
+    if error.reason == "disconnected" and seconds < STALE_SECONDS:
         return provider.request(flight.call, account, flight.model)
     return provider.without_additions(flight.call, account, error)
 

@@ -42,37 +42,38 @@ def status_of(error: End, *, in_band: str, client_left: bool) -> CallStatus:
 
 
 async def settle(flight: Flight, error: End) -> End:
-    """Book the call, settle its limits and put its record on disk; returns how it ended for the client.
+    """Book the call, put its record on disk and settle its limits; returns how it ended for the client.
 
     A record that can't be written turns a success into `NotRecordable`; its open entry stands, recovery books it.
     """
     if flight.reservation is None:
         return error
     fill_record(flight, error)
-    await settle_account(flight, error)
-    await note_owner(flight)
-    tokens = sum(
-        count or 0
-        for count in (
-            flight.record.input_tokens,
-            flight.record.cache_read_input_tokens,
-            flight.record.cache_creation_5m_input_tokens,
-            flight.record.cache_creation_1h_input_tokens,
-            flight.record.output_tokens,
-        )
-    )
-    await admission.settle(
-        flight.run.store, flight.reservation, tokens=tokens, cost=flight.record.cost_nanos, now=time.time()
-    )
-    await quota.settle(flight.call, flight.record, store=flight.run.store, now=time.time())
-    metrics.count(flight.record)
-    flight.run.live.note(flight.record)
+    written = flight.run.journal.close(flight.record)
     try:
-        await flight.run.journal.close(flight.record)
+        # While the disk works. What fails here changes no record: counters are a cache of the ledger.
+        await settle_limits(flight)
+        await settle_account(flight, error)
+        await note_owner(flight)
+    except Exception:
+        logger.exception("Call %s is booked, but its limits or its account are not settled", flight.call.id)
+    try:
+        await written
     except OSError:
         logger.exception("The record of call %s could not be written", flight.call.id)
         return error or NotRecordable("This relay can't record calls at the moment.", retry_after=5)
     return error
+
+
+async def settle_limits(flight: Flight) -> None:
+    """Replace what was reserved by what was used, and count the end."""
+    run, record, now = flight.run, flight.record, time.time()
+    assert flight.reservation is not None
+    tokens = admission.tokens_of(record)
+    await admission.settle(run.store, flight.reservation, tokens=tokens, cost=record.cost_nanos, now=now)
+    await quota.settle(flight.call, record, store=run.store, now=now)
+    metrics.count(record)
+    run.live.note(record)
 
 
 def fill_record(flight: Flight, error: End) -> None:
