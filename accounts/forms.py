@@ -66,7 +66,7 @@ class AccountForm(forms.ModelForm):
         AccountGroup.objects.all(),
         required=False,
         widget=UnfoldAdminCheckboxSelectMultipleWidget(),
-        help_text="Keys that are bound to a group use its accounts.",
+        help_text="Keys that are bound to a group use its accounts. Groups are made under Account groups.",
     )
 
     class Meta:

@@ -31,12 +31,14 @@ class LimitInline(TabularInline):
     model = Limit
     form = LimitForm
     extra = 0
+    hide_title = True
 
 
 class BindingInline(TabularInline):
     model = Binding
     form = BindingForm
     extra = 0
+    hide_title = True
     verbose_name_plural = "bindings: the only accounts that this key uses"
 
 

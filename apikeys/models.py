@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zoneinfo
+from decimal import Decimal
 from typing import Any, ClassVar
 
 from django.core.exceptions import ValidationError
@@ -115,7 +116,9 @@ class Limit(models.Model):
 
     def __str__(self) -> str:
         per = f" per {self.get_per_display()}" if self.per else ""
-        return f"{self.get_metric_display()} {self.amount}{per}"
+        dollars = self.metric == self.Metric.COST
+        amount = f"{Decimal(self.amount).scaleb(-9).normalize():f}" if dollars else self.amount
+        return f"{self.get_metric_display()} {amount}{per}"
 
 
 class Binding(models.Model):

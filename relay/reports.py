@@ -93,18 +93,20 @@ def report_zone() -> ZoneInfo:
     return ZoneInfo(settings.REPORT_TIME_ZONE)
 
 
-def dirty_hours() -> frozenset[datetime]:
-    """The hours that changed since they were rolled up, without those whose records are gone."""
-    hours = RollUpMark.objects.order_by().values_list("hour", flat=True).distinct()
+def marked() -> tuple[frozenset[datetime], frozenset[date]]:
+    """The hours that changed since they were rolled up, without those whose records are gone, and the days that were
+    not added up since their hours were."""
+    marks = set(RollUpMark.objects.order_by().values_list("hour", "day").distinct())
     floor = records_begin()
-    return frozenset(hour for hour in hours if floor is None or hour >= floor)
+    hours = {hour for hour, day in marks if day is None and (floor is None or hour >= floor)}
+    return frozenset(hours), frozenset(day for _, day in marks if day is not None)
 
 
 def answer(question: Question, *, add: AddUp = sums) -> Answer:
     """Add it up. `add` adds up records of a time; who asks several questions at once may remember what it says."""
     found = Answer(question)
     # Marks first: what is rolled up between two of our queries was marked then, and is read from its records.
-    dirty = dirty_hours()
+    dirty, stale = marked()
     hourly = "hour" in question.by
     if question.tag:
         for values, figures in tag_sums(question.start, question.end, tag=question.tag, zone=report_zone()):
@@ -112,7 +114,11 @@ def answer(question: Question, *, add: AddUp = sums) -> Answer:
                 found.add(group_of(question.by, values, day=values["day"], hour=None), figures)
                 note_names(found, values)
     else:
-        add_up(found, cover(question.start, question.end, dirty=dirty, zone=report_zone(), hourly=hourly), add=add)
+        add_up(
+            found,
+            cover(question.start, question.end, dirty=dirty, stale=stale, zone=report_zone(), hourly=hourly),
+            add=add,
+        )
     current_names(found)
     return found
 
@@ -203,4 +209,4 @@ def calls_today(dimension: str, ids: Iterable[int], *, now: datetime) -> dict[in
     return {pk: figures["calls"] for (pk,), figures in found.groups.items() if pk in wanted}
 
 
-__all__ = ["Answer", "Figures", "Group", "Question", "answer", "calls_today", "dirty_hours", "report_zone"]
+__all__ = ["Answer", "Figures", "Group", "Question", "answer", "calls_today", "marked", "report_zone"]

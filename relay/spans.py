@@ -39,18 +39,26 @@ def hour_of(moment: datetime) -> datetime:
 
 
 def cover(
-    start: datetime, end: datetime, *, dirty: Collection[datetime], zone: ZoneInfo, hourly: bool = False
+    start: datetime,
+    end: datetime,
+    *,
+    dirty: Collection[datetime],
+    zone: ZoneInfo,
+    stale: Collection[date] = (),
+    hourly: bool = False,
 ) -> Cover:
-    """Take the time from `start` to `end` apart. `dirty` hours (UTC) have records that their roll-ups don't know yet.
+    """Take the time from `start` to `end` apart. `dirty` hours (UTC) have records that their roll-ups don't know yet,
+    `stale` days were not added up since their hours were.
 
     With `hourly` every piece lies within one hour, and daily roll-ups are left alone.
     """
-    dirty = frozenset(dirty)
+    dirty, stale = frozenset(dirty), frozenset(stale)
     days: list[date] = []
     hours: list[datetime] = []
     records: list[Piece] = []
     for piece in local_days(start, end, zone):
-        if not hourly and is_whole_day(piece, zone) and not any(hour in dirty for hour in hours_of(piece)):
+        fresh = piece.day not in stale and not any(hour in dirty for hour in hours_of(piece))
+        if fresh and not hourly and is_whole_day(piece, zone):
             days.append(piece.day)
             continue
         for hour in hours_of(piece):

@@ -22,6 +22,7 @@ class BatonModelAdmin(ModelAdmin):
     list_filter_submit = True
     warn_unsaved_form = True
     list_per_page = 50
+    show_facets = admin.ShowFacets.NEVER  # a count for each choice of each filter
 
 
 class ReadOnlyAdmin(BatonModelAdmin):

@@ -148,6 +148,7 @@ class PriceAdmin(ImportExportMixin, BatonModelAdmin):
     search_fields = ("model", "provider")
     search_help_text = "Model or provider"
     actions = None
+    sortable_by = ("dollars", "valid_from")
     change_form_outer_before_template = "baton/price_versions.html"
     empty_title = "No price yet"
     empty_text = "Run manage.py sync_prices to load the catalogue, or add a price: calls without one are unpriced."

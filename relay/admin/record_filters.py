@@ -57,7 +57,7 @@ class DayFilter(admin.ListFilter):
                 "query_string": changelist.get_query_string({"day": value}, ["from", "to"]),
                 "display": PRESETS[value],
             }
-        yield {"from": used.get("from", ""), "to": used.get("to", ""), "free": True}
+        yield {"from": used.get("from", ""), "to": used.get("to", ""), "day": used.get("day", ""), "free": True}
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[UsageRecord]) -> QuerySet[UsageRecord]:
         """Bounds the primary key, which is what the table is ordered and partitioned by."""

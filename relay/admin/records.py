@@ -44,6 +44,8 @@ TOKEN_NAMES = {
 TONES = {"ok": "success", "client_disconnected": "warning", "refused": "warning"}
 HEAVY = ("lines", "attempts", "candidates", "flags", "provider_usage", "tags")
 LONGEST_TOTAL_DAYS = 93
+OTHER_IDS = ("response_id", "upstream_request_id", "session")
+MOST = 1000  # of one session; more can't be listed by a search
 
 
 def status_badge(record: UsageRecord) -> SafeString:
@@ -64,7 +66,7 @@ class UsageRecordAdmin(BatonModelAdmin):
         filters.FiguresFilter,
     )
     search_fields = ("id",)
-    search_help_text = "Call id, response id or upstream request id"
+    search_help_text = "Call id, response id, upstream request id or session"
     paginator = InfinitePaginator
     sortable_by = ()
     ordering = ("-id",)
@@ -109,17 +111,17 @@ class UsageRecordAdmin(BatonModelAdmin):
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[UsageRecord], search_term: str
     ) -> tuple[QuerySet[UsageRecord], bool]:
-        """Ids by their index, whatever the filters say; other ids of a call within the time that is chosen."""
+        """By the index of each kind of id, whatever the filters say."""
         term = search_term.strip()
         if not term:
             return queryset, False
         everything = self.get_queryset(request).order_by("-id")
         if bounds := id_bounds(term):
             return everything.filter(id__range=bounds), False
-        answered = everything.filter(response_id=term)
-        if answered.exists():
-            return answered, False
-        return queryset.filter(Q(upstream_request_id=term) | Q(session=term)), False
+        found = {
+            pk for name in OTHER_IDS for pk in everything.filter(**{name: term}).values_list("pk", flat=True)[:MOST]
+        }
+        return everything.filter(pk__in=found), False
 
     def totals_view(self, request: HttpRequest) -> HttpResponse:
         """Sums of the list's filter, fetched after the list, so that they never hold it back."""
@@ -162,8 +164,9 @@ class UsageRecordAdmin(BatonModelAdmin):
 
     @display(description="Time")
     def at(self, record: UsageRecord) -> SafeString:
-        text = f"{timezone.localtime(record.created_at):%Y-%m-%d %H:%M:%S}"
-        return format_html('<span class="b-nowrap" title="{}">{}</span>', record.id, text)
+        local = timezone.localtime(record.created_at)
+        said = f"{local:%Y-%m-%d %H:%M:%S %Z}, call {record.id}"
+        return format_html('<span title="{}">{}</span>', said, f"{local:%m-%d %H:%M:%S}")
 
     @display(description="Status")
     def status_shown(self, record: UsageRecord) -> SafeString:

@@ -89,6 +89,10 @@ class TaskForm(PeriodicTaskForm):
 class PeriodicTaskAdmin(BasePeriodicTaskAdmin, ModelAdmin):
     form = TaskForm
     date_hierarchy = None
+    change_form_template = "admin/change_form.html"  # the package's own has a script in the page
+    change_list_template = "admin/change_list.html"
+    empty_title = "No task yet"
+    empty_text = "Celery beat writes Baton's tasks here when it starts: make run starts it, or the beat process."
 
 
 @admin.register(IntervalSchedule)
