@@ -124,7 +124,8 @@ class Journal:
         # Under another name until it is whole and locked: nobody may take it for a dead process's.
         hidden = self.folder.with_name(f".{self.folder.name}")
         try:
-            hidden.mkdir(parents=True)
+            hidden.parent.mkdir(parents=True, exist_ok=True)
+            hidden.mkdir(mode=0o700)  # who called whom is nobody else's business
             self._lock = os.open(hidden / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._new_segment(self.synced.segment, folder=hidden)

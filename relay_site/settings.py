@@ -288,7 +288,7 @@ CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
 # Sweeps that may be late, early or twice; one that could not start before the next is due is dropped.
 CELERY_BEAT_SCHEDULE: dict[str, Any] = {
-    "roll up": {"task": "relay.roll_up", "schedule": 60.0, "options": {"expires": 55}},
-    "reprice": {"task": "relay.reprice", "schedule": 300.0, "options": {"expires": 290}},
-    "keep partitions": {"task": "relay.keep_partitions", "schedule": 3600.0, "options": {"expires": 3500}},
+    "roll up": {"task": "relay.roll_up", "schedule": 60.0, "options": {"expire_seconds": 55}},
+    "reprice": {"task": "relay.reprice", "schedule": 300.0, "options": {"expire_seconds": 290}},
+    "keep partitions": {"task": "relay.keep_partitions", "schedule": 3600.0, "options": {"expire_seconds": 3500}},
 }
