@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
+from fractions import Fraction
 
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -39,14 +40,12 @@ def usd_short(nanos: int) -> str:
 
 def nanos_of(dollars: Decimal) -> int:
     """Return US dollars as nano-dollars; raises `ValueError` where that is no whole number of them."""
-    try:
-        scaled = dollars.scaleb(9)
-        whole = int(scaled.to_integral_value())
-    except (InvalidOperation, OverflowError) as error:
-        raise ValueError("no amount of money") from error
-    if scaled != whole:
+    if not dollars.is_finite() or dollars.adjusted() > 9:
+        raise ValueError("no amount of money that Baton could count")
+    exact = Fraction(dollars) * NANOS
+    if exact.denominator != 1:
         raise ValueError("finer than a nano-dollar")
-    return whole
+    return exact.numerator
 
 
 def count(number: int | None) -> str:
