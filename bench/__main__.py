@@ -84,7 +84,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="one short round")
     parser.add_argument("--direct", action="store_true", help="the upstream alone, without Baton")
     parser.add_argument("--limits", type=int, choices=list(LIMITS), default=3, help="limits of the key")
-    parser.add_argument("--database-url", default="", help="an empty database; default: a fresh SQLite file")
+    parser.add_argument("--database-url", default="", help="a database of its own; default: a fresh SQLite file")
     parser.add_argument("--redis-url", default="", help="default: state in memory")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = parser.parse_args()

@@ -94,6 +94,7 @@ class World:
     relay: Child | None = None
     relay_url: str = ""
     keys: dict[int, str] = field(default_factory=dict)  # by number of limits
+    before: tuple[int, int] = (0, 0)  # what a given database held already
 
     def manage(self, *arguments: str) -> str:
         """Run a management command and return what it printed."""
@@ -104,13 +105,13 @@ class World:
         return done.stdout
 
     def booked(self) -> tuple[int, int]:
-        """Return how many records there are, and the sum of their output tokens."""
+        """Return how many records this run has left, and the sum of their output tokens."""
         code = (
             "from django.db.models import Sum; from relay.models import UsageRecord as R;"
             "print(R.objects.count(), R.objects.aggregate(t=Sum('output_tokens'))['t'] or 0)"
         )
         count, tokens = self.manage("shell", "--no-imports", "-c", code).split()
-        return int(count), int(tokens)
+        return int(count) - self.before[0], int(tokens) - self.before[1]
 
     def wait_idle(self) -> None:
         """Wait until the relay carries no call and all records are in the database."""
@@ -142,6 +143,7 @@ def world(*, relay: bool, limits: int, database_url: str = "", redis_url: str = 
         if relay:
             place.manage("migrate", "-v0")
             make_rows(place, limits)
+            place.before = place.booked()
             start_relay(place, port)
         yield place
     finally:
