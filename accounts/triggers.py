@@ -19,6 +19,7 @@ TABLES = (
     "apikeys_team",
     "apikeys_limit",
     "apikeys_binding",
+    "apikeys_digestsuffix",
     "relay_price",
 )
 # Columns that change with use and that no relay reads: an update of nothing else raises no version.

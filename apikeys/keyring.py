@@ -12,13 +12,14 @@ from typing import Any
 
 from django.db.models import Q
 
-from apikeys.models import ApiKey, Binding, Limit, Team
+from accounts.credentials import CredentialUnreadable, decrypt_text
+from apikeys.models import ApiKey, Binding, DigestSuffix, Limit, Team
 from relay.call import BindingRule, Key, LimitRule
 from relay.state.snapshot import chunked
 
 logger = logging.getLogger(__name__)
 
-KEY_TABLES = ("apikeys_apikey", "apikeys_team", "apikeys_limit", "apikeys_binding")
+KEY_TABLES = ("apikeys_apikey", "apikeys_team", "apikeys_limit", "apikeys_binding", "apikeys_digestsuffix")
 KEY_COLUMNS = (
     "pk", "name", "public_id", "digest", "team_id", "active", "expires_at", "families", "model_patterns", "tags",
     "ip_allow", "previous_digest", "previous_until",
@@ -45,12 +46,24 @@ class KeyRing:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What stands on keys and teams, by owner."""
+    """What stands on keys and teams, by owner; `defaults` are what a team gives to each of its keys."""
 
     team_names: Mapping[int, str]
     of_keys: Mapping[int, tuple[LimitRule, ...]]
     of_teams: Mapping[int, tuple[LimitRule, ...]]
+    defaults: Mapping[int, tuple[LimitRule, ...]]
     bindings: Mapping[int, tuple[BindingRule, ...]]
+
+    def of(self, key_id: int, team_id: int | None) -> tuple[LimitRule, ...]:
+        """The limits of one key: its own, its team's defaults that it has no such limit of its own for, its team's."""
+        own, team = self.of_keys.get(key_id, ()), team_id or 0
+        replaced = {(rule.metric, rule.per, rule.models) for rule in own}
+        given = (
+            replace(rule, owner_id=key_id)
+            for rule in self.defaults.get(team, ())
+            if (rule.metric, rule.per, rule.models) not in replaced
+        )
+        return (*own, *given, *self.of_teams.get(team, ()))
 
 
 def load_keys(before: KeyRing | None = None) -> KeyRing:
@@ -68,7 +81,18 @@ def load_keys(before: KeyRing | None = None) -> KeyRing:
         key = key_of(row, rules)
         key = by_id[key.id] = known[key.id] if known.get(key.id) == key else key
         by_digest |= digests_of(key, row)
-    return KeyRing(by_digest=by_digest, by_id=by_id)
+    return KeyRing(by_digest=by_digest, by_id=by_id, suffixes=load_suffixes())
+
+
+def load_suffixes() -> tuple[bytes, ...]:
+    """The suffixes that other relays hashed with; one that can't be decrypted is left out, and said."""
+    found = []
+    for name, token in DigestSuffix.objects.order_by("pk").values_list("name", "suffix"):
+        try:
+            found.append(decrypt_text(token).encode())
+        except CredentialUnreadable as error:
+            logger.error("The digest suffix %s can't be decrypted, so its keys don't work: %s", name, error)
+    return tuple(found)
 
 
 def load_key(digests: Iterable[bytes]) -> Key | None:
@@ -101,9 +125,14 @@ def load_rules(*, key_id: int | None = None, team_id: int | None = None) -> Rule
         bindings, teams = bindings.filter(key_id=key_id), teams.filter(pk=team_id)
     of_keys: dict[int, list[LimitRule]] = defaultdict(list)
     of_teams: dict[int, list[LimitRule]] = defaultdict(list)
-    columns = ("pk", "key_id", "team_id", "metric", "amount", "per", "model_pattern", "time_zone", "strict")
-    for pk, key, team, *rest in limits.order_by("pk").values_list(*columns):
-        (of_keys[key] if key else of_teams[team]).append(rule_of(pk, key, team, rest))
+    defaults: dict[int, list[LimitRule]] = defaultdict(list)
+    columns = ("each_key", "pk", "key_id", "team_id", "metric", "amount", "per", "model_pattern", "time_zone", "strict")
+    for each_key, pk, key, team, *rest in limits.order_by("pk").values_list(*columns):
+        rule = rule_of(pk, key, team, rest)
+        if each_key:
+            defaults[team].append(replace(rule, scope="key", owner_id=0))
+        else:
+            (of_keys[key] if key else of_teams[team]).append(rule)
     bound: dict[int, list[BindingRule]] = defaultdict(list)
     for key, account, group, fallback in bindings.order_by("pk").values_list(
         "key_id", "account_id", "group_id", "fallback"
@@ -113,6 +142,7 @@ def load_rules(*, key_id: int | None = None, team_id: int | None = None) -> Rule
         team_names=dict(teams.values_list("pk", "name")),
         of_keys={owner: tuple(found) for owner, found in of_keys.items()},
         of_teams={owner: tuple(found) for owner, found in of_teams.items()},
+        defaults={owner: tuple(found) for owner, found in defaults.items()},
         bindings={owner: tuple(found) for owner, found in bound.items()},
     )
 
@@ -151,7 +181,7 @@ def key_of(row: Any, rules: Rules) -> Key:
         families=frozenset(families),
         models=tuple(models),
         bindings=rules.bindings.get(pk, ()),
-        limits=(*rules.of_keys.get(pk, ()), *rules.of_teams.get(team_id, ())),
+        limits=rules.of(pk, team_id),
         tags=tags,
         ip_allow=tuple(ip_allow),
     )

@@ -42,6 +42,22 @@ class Team(models.Model):
         return self.name
 
 
+class DigestSuffix(models.Model):
+    """What another relay appended to its keys before it hashed them: with it, its clients keep their keys."""
+
+    name = models.CharField(max_length=100, unique=True)
+    suffix = models.BinaryField(editable=False, help_text="Encrypted text.")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering: ClassVar = ["name"]
+        verbose_name = "digest suffix"
+        verbose_name_plural = "digest suffixes"
+
+    def __str__(self) -> str:
+        return self.name
+
+
 class ApiKey(models.Model):
     """What a client presents. Only the SHA-256 digest of it is stored: a lost key is rotated, never shown again."""
 
@@ -51,6 +67,8 @@ class ApiKey(models.Model):
     # After a rotation the old secret goes on for a while, so that clients can change over one by one.
     previous_digest = models.BinaryField(max_length=32, unique=True, null=True, editable=False)
     previous_until = models.DateTimeField(null=True, editable=False)
+    # Set on keys that came from another relay which hashes with a suffix.
+    digest_suffix = models.ForeignKey(DigestSuffix, models.PROTECT, null=True, blank=True, editable=False)
     team = models.ForeignKey(Team, models.PROTECT, null=True, blank=True, related_name="keys")
     active = models.BooleanField(default=True)
     expires_at = models.DateTimeField(null=True, blank=True)
@@ -100,9 +118,18 @@ class Limit(models.Model):
     model_pattern = models.CharField(max_length=200, blank=True, help_text='Such as "claude-*"; empty: every model.')
     time_zone = models.CharField(max_length=64, default="UTC", validators=[validate_time_zone])
     strict = models.BooleanField(default=False, help_text="Reserve the worst case: never overrun, may refuse early.")
+    each_key = models.BooleanField(
+        "for each key",
+        default=False,
+        help_text="Of a team: every key has this much for itself, unless it has such a limit of its own. "
+        "Otherwise all keys of the team share it.",
+    )
 
     class Meta:
         constraints: ClassVar = [
+            models.CheckConstraint(
+                name="limit_for_each_key_is_a_teams", condition=models.Q(each_key=False) | models.Q(team__isnull=False)
+            ),
             models.CheckConstraint(
                 name="limit_has_one_owner",
                 condition=(

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 from django.db import OperationalError, connection
 
+from accounts.credentials import encrypt_text
 from accounts.models import Account, AccountGroup
 from accounts.triggers import TABLES, watch
 from apikeys.authentication import KEYS
 from apikeys.keyring import KeyRing, load_keys
-from apikeys.models import ApiKey, Binding, Limit, Team
+from apikeys.models import ApiKey, Binding, DigestSuffix, Limit, Team
 from relay.models import Price
 from relay.state import snapshot
 from relay.state.snapshot import Snapshot, SnapshotPoller, chunked, table_versions
@@ -37,6 +38,7 @@ CHANGES: list[tuple[str, Callable[[], object]]] = [
     ("accounts_accountgroup", lambda: AccountGroup.objects.create(name="g")),
     ("accounts_account_groups", group_account),
     ("apikeys_apikey", make_key),
+    ("apikeys_digestsuffix", lambda: DigestSuffix.objects.create(name="s", suffix=b"")),
     ("apikeys_team", lambda: Team.objects.create(name="t")),
     ("apikeys_limit", lambda: Limit.objects.create(key=make_key(), metric="requests", amount=1, per="day")),
     ("apikeys_binding", lambda: Binding.objects.create(key=make_key(), group=AccountGroup.objects.create(name="g"))),
@@ -223,6 +225,30 @@ def test_a_key_carries_its_limits_its_teams_and_its_bindings() -> None:
     ]
     assert loaded[key.pk].bindings[0].group_id == group.pk
     assert (loaded[key.pk].team, loaded[key.pk].tags, loaded[other.pk].limits) == ("crew", {"env": "ci"}, ())
+
+
+@pytest.mark.django_db
+def test_a_team_gives_each_key_a_limit_that_the_keys_own_replaces() -> None:
+    team = Team.objects.create(name="crew")
+    plain, special = make_key(1, team=team), make_key(2, team=team)
+    default = Limit.objects.create(team=team, metric="cost", amount=5, per="day", each_key=True)
+    shared = Limit.objects.create(team=team, metric="cost", amount=50, per="day")
+    own = Limit.objects.create(key=special, metric="cost", amount=9, per="day")
+    loaded = load_keys().by_id
+    assert [(rule.id, rule.scope, rule.owner_id) for rule in loaded[plain.pk].limits] == [
+        (default.pk, "key", plain.pk),
+        (shared.pk, "team", team.pk),
+    ]
+    assert [rule.id for rule in loaded[special.pk].limits] == [own.pk, shared.pk]
+
+
+@pytest.mark.django_db
+def test_a_suffix_that_cannot_be_decrypted_is_left_out_and_said(caplog: pytest.LogCaptureFixture) -> None:
+    make_key()
+    DigestSuffix.objects.create(name="crs", suffix=b"not encrypted")
+    DigestSuffix.objects.create(name="good", suffix=encrypt_text("pepper"))
+    assert load_keys().suffixes == (b"pepper",)
+    assert "crs can't be decrypted" in caplog.text
 
 
 @pytest.mark.django_db

@@ -25,7 +25,7 @@ from relay_site.display import badge, time_left
 def rules_of(keys: list[ApiKey]) -> dict[int, list[LimitRule]]:
     """Return the limits that hold for each key, its team's included."""
     rules = load_rules()
-    return {key.pk: [*rules.of_keys.get(key.pk, ()), *rules.of_teams.get(key.team_id or 0, ())] for key in keys}
+    return {key.pk: list(rules.of(key.pk, key.team_id)) for key in keys}
 
 
 @admin.register(ApiKey)

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import json
 from argparse import ArgumentParser
+from collections.abc import Iterator
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
 from accounts.credentials import CredentialUnreadable, is_newest, rotate
 from accounts.models import Account
+from apikeys.models import DigestSuffix
 
 SECRETS = ("credential", "proxy")
+
+
+def stored() -> Iterator[tuple[Any, tuple[str, ...]]]:
+    """Every row that holds something encrypted, and the fields that do."""
+    for account in Account.objects.order_by("pk").iterator():
+        yield account, SECRETS
+    for suffix in DigestSuffix.objects.order_by("pk").iterator():
+        yield suffix, ("suffix",)
 
 
 class Command(BaseCommand):
@@ -25,8 +35,8 @@ class Command(BaseCommand):
 
     def handle(self, *, check: bool, **options: Any) -> None:
         rotated, current, unreadable = 0, 0, []
-        for row in Account.objects.order_by("pk").iterator():
-            for field in SECRETS:
+        for row, fields in stored():
+            for field in fields:
                 token = bytes(getattr(row, field))
                 if not token:
                     continue
@@ -39,7 +49,8 @@ class Command(BaseCommand):
                     unreadable.append(f"{row.name}: {field}")
                     continue
                 # Only if nobody wrote a new one meanwhile.
-                rotated += 1 if check else Account.objects.filter(pk=row.pk, **{field: token}).update(**{field: fresh})
+                same = type(row)._default_manager.filter(pk=row.pk, **{field: token})
+                rotated += 1 if check else same.update(**{field: fresh})
         found = {"rotated": rotated, "current": current, "unreadable": unreadable}
         verb = "need an older key" if check else "encrypted anew"
         text = f"{rotated} {verb}, {current} are under the newest, {len(unreadable)} can't be decrypted."

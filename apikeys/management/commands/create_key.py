@@ -43,11 +43,18 @@ class Command(BaseCommand):
 
 
 @transaction.atomic
-def create_key(name: str, options: dict[str, Any]) -> tuple[ApiKey, str]:
-    """Return the row and the whole key; saves nothing and raises `ValueError` (also Django's) if a word is wrong."""
+def create_key(
+    name: str, options: dict[str, Any], *, identity: tuple[str, str, bytes] | None = None
+) -> tuple[ApiKey, str]:
+    """Return the row and the whole key; saves nothing and raises `ValueError` (also Django's) if a word is wrong.
+
+    `identity` = public id, whole key and digest of a key that exists elsewhere already.
+    """
     if ApiKey.objects.filter(name=name, deleted_at=None).exists():
         raise key_text.KeyTextError(f"A key named {name!r} exists already.")
-    public_id, secret, digest = new_secret()
+    public_id, secret, digest = identity or new_secret()
+    if ApiKey.objects.filter(digest=digest).exists():
+        raise key_text.KeyTextError(f"The key of {name!r} is here already, under another name or deleted.")
     row = ApiKey(
         name=name,
         public_id=public_id,
