@@ -10,13 +10,13 @@ from apikeys.authentication import KEYS
 from apikeys.refusal import refusal
 from apikeys.rules import Counted, counted
 from apikeys.standing import RateLimit, limit_headers, standing
-from relay.call import Call, Demand, Key, Record
+from relay.call import Call, CallStatus, Demand, Key, Record
 from relay.errors import InvalidRequest
 from relay.state.base import Hold, Refused, Store, Unseeded
 
 __all__ = [
-    "LEASE", "RateLimit", "Reservation", "limit_headers", "release", "renew", "reserve", "settle", "settle_recovered",
-    "standing", "strict_cost", "tokens_of", "wanted",
+    "LEASE", "RateLimit", "Reservation", "ended_at", "limit_headers", "release", "renew", "reserve", "settle",
+    "settle_record", "settle_recovered", "standing", "strict_cost", "tokens_of", "wanted",
 ]  # fmt: skip
 
 LEASE = 90.0  # seconds that a concurrency slot outlives a relay that died; live calls renew it
@@ -115,6 +115,21 @@ async def release(store: Store, reservation: Reservation, *, now: float, counted
         await store.settle(reservation.owner, reservation.holds, actual, now=now)
 
 
+async def settle_record(store: Store, reservation: Reservation, record: Record) -> None:
+    """Settle a call by its finished record: a refused one counts nowhere, others with what they used and hold."""
+    ended = ended_at(record)
+    if record.status == CallStatus.REFUSED.value:
+        await release(store, reservation, now=ended, counted=False)
+        return
+    cost = record.cost_nanos + record.held_nanos
+    await settle(store, reservation, tokens=tokens_of(record), cost=cost, now=ended)
+
+
+def ended_at(record: Record) -> float:
+    """When a finished call ended, as the ledger will know it (Unix seconds)."""
+    return record.created_at + (record.duration_ms or 0) / 1000
+
+
 def changed_key(reservation: Reservation) -> Key | None:
     """The key as it is now, if it has other limits than when the call was admitted."""
     then = reservation.key
@@ -147,7 +162,7 @@ async def settle_recovered(store: Store, record: Record, holds: Sequence[Hold], 
     every = (*holds, *late(key, record.requested_model, held, began=record.created_at, metered=True))
     amounts = {"requests": 1, "tokens": tokens_of(record), "cost": record.cost_nanos + record.held_nanos}
     actual = {hold.counter: amounts.get(hold.metric, 0) for hold in every}
-    ended = now if record.duration_ms is None else record.created_at + record.duration_ms / 1000
+    ended = now if record.duration_ms is None else ended_at(record)
     await store.settle(record.id, every, actual, now=ended, began=record.created_at)
 
 

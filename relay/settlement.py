@@ -67,11 +67,10 @@ async def settle(flight: Flight, error: End) -> End:
 
 async def settle_limits(flight: Flight) -> None:
     """Replace what was reserved by what was used, and count the end."""
-    run, record, now = flight.run, flight.record, time.time()
+    run, record = flight.run, flight.record
     assert flight.reservation is not None
-    tokens = admission.tokens_of(record)
-    await admission.settle(run.store, flight.reservation, tokens=tokens, cost=record.cost_nanos, now=now)
-    await quota.settle(flight.call, record, store=run.store, now=now)
+    await admission.settle_record(run.store, flight.reservation, record)
+    await quota.settle(flight.call, record, store=run.store, now=admission.ended_at(record))
     metrics.count(record)
     run.live.note(record)
 
