@@ -270,6 +270,16 @@ def test_half_a_body_and_then_nothing_raises(url: str) -> None:
         ask(url, sim="cut=1")
 
 
+def test_a_whole_answer_can_be_an_error_in_a_success(url: str) -> None:
+    answer = ask(url, sim="fail=overloaded_error")
+    assert (answer.status_code, answer.json()["error"]["type"]) == (200, "overloaded_error")
+
+
+def test_half_a_body_can_end_cleanly(url: str) -> None:
+    whole, half = (ask(url, sim=sim).content for sim in ("", "eof=1"))
+    assert 0 < len(half) < len(whole) and half.startswith(b'{"id":')
+
+
 def test_a_pause_holds_back_what_follows(url: str) -> None:
     with httpx.stream(
         "POST", f"{url}/v1/messages", headers={**KEY, "x-sim": "pause=0.3@2"}, json={**HANGING, "model": "claude"}

@@ -94,6 +94,9 @@ class Simulator:
             reply = dialect.error(script.text("error"), script=script, model=model)
         else:
             reply = dialect.answer(request, model, script, self._memory)
+        if script.has("fail") and reply.events is None and reply.status == 200:
+            wrong = dialect.error(script.argument("fail"), script=script, model=model)
+            reply = Reply(headers=reply.headers, body=wrong.body)
         return unreadable(reply, script.text("body")) if script.has("body") else reply
 
 

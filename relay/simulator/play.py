@@ -21,6 +21,7 @@ class Player:
         self._script = script
         self._dialect = dialect
         self._frames = script.words("frame")
+        self._whole = False
         self._held = b""  # what `burst` keeps for one write
         self._packer = zlib.compressobj(wbits=31) if script.has("gzip") else None
 
@@ -29,6 +30,7 @@ class Player:
         if await self._strikes("before"):
             return
         if reply.events is None:
+            self._whole = True
             await self._play_body(reply)
         else:
             await self._play_events(reply, reply.events)
@@ -37,7 +39,9 @@ class Player:
         await asyncio.sleep(self._script.seconds("delay") * self._script.count("chunks"))
         body = gzip.compress(reply.body) if self._script.has("gzip") else reply.body
         half = len(body) // 2
-        await self._exchange.start(reply.status, self._headers(reply), length=len(body))
+        # Without a length even half a body can end as HTTP wants it.
+        length = None if self._script.has("eof") else len(body)
+        await self._exchange.start(reply.status, self._headers(reply), length=length)
         for point in ("first", "0"):
             if await self._strikes(point):
                 return
@@ -107,7 +111,7 @@ class Player:
             await asyncio.sleep(float(script.argument("pause")))
         if script.point("hang") == point:
             await asyncio.Event().wait()
-        if script.point("fail") == point:
+        if script.point("fail") == point and not self._whole:
             await self._send(self._dialect.error_event(script.argument("fail"), script))
             await self._end()
         elif script.point("reset") == point:
@@ -121,7 +125,7 @@ class Player:
     async def _strikes_in_body(self) -> bool:
         """A whole body has no deltas: every later point lies in its middle."""
         script = self._script
-        points = {script.point(name) for name in STREAM_FAULTS if name != "fail"} - {"", "before", "first", "0"}
+        points = {script.point(name) for name in STREAM_FAULTS} - {"", "before", "first", "0"}
         for point in sorted(points):
             if await self._strikes(point):
                 return True
