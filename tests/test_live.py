@@ -87,3 +87,12 @@ def test_others_are_turned_away(server: Server, installation: Installation, who:
     with watching(server, user) as socket, pytest.raises(ConnectionClosed) as closed:
         socket.recv(timeout=5)
     assert closed.value.rcvd is not None and closed.value.rcvd.code == 4403
+
+
+@pytest.mark.parametrize("server", ["uvicorn"], indirect=True)
+def test_a_viewer_who_sees_nothing_for_long_stays_connected(server: Server, installation: Installation) -> None:
+    """Redis answers a wait for messages only after 5 s of silence; that must not end the page's connection."""
+    admin = User.objects.create_superuser("watcher", password="a long password of no use")
+    with watching(server, admin) as socket:
+        seen = pictures(socket, seconds=7)
+    assert len(seen) > 20 and seen[-1]["relays"] >= 1
