@@ -99,7 +99,7 @@ async def pass_stream_on(
             await begin(flight, head)
         if cut >= 0:
             await reply.put(hide(block[:cut]))
-            return block[cut:] + await rest_of(upstream, framer)
+            return await rest_of(flight, upstream, framer, block[cut:])
         if now - flight.last_progress > PROGRESS_SECONDS:
             note_progress(flight, now)
         await reply.put(hide(block))
@@ -130,16 +130,26 @@ async def recorded(flight: Flight) -> None:
         raise NotRecordable("This relay can't record calls at the moment.", retry_after=5) from error
 
 
-async def rest_of(upstream: Upstream, framer: Framer) -> bytes:
-    """What follows the terminal event, normally nothing; an upstream that stays open is not waited for."""
-    rest = b""
+async def rest_of(flight: Flight, upstream: Upstream, framer: Framer, last: bytes) -> bytes:
+    """The last bytes: the terminal event and what follows it, normally nothing. An upstream that stays open is not
+    waited for; where another end comes, the one before it was none, and goes out."""
+    meter = flight.meter
+    assert meter is not None
     try:
-        async with asyncio.timeout(LINGER_SECONDS):
-            while chunk := await upstream.next():
-                rest += framer.feed(chunk)
+        while True:
+            async with asyncio.timeout(meter.linger or LINGER_SECONDS):
+                chunk = await upstream.next()
+            flight.watch.touch()
+            block = framer.feed(chunk) if chunk else framer.flush()
+            cut = meter.feed(block) if block and meter.linger else -1
+            if cut >= 0 and not meter.error:
+                await flight.reply.put(last + block[:cut])
+                last, block = b"", block[cut:]
+            last += block
+            if not chunk:
+                return last
     except (TimeoutError, UpstreamError):
-        return rest
-    return rest + framer.flush()
+        return last
 
 
 def in_band(flight: Flight, upstream: Upstream, provider: Provider) -> UpstreamError:

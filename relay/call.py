@@ -190,6 +190,8 @@ class Quantity:
     quantity: int
     model: str = ""
     run: int = 0  # quantities of one further model run share a number: its price depends on its own whole input
+    # A part of this plain count of the same run, priced apart where its meter has a rate; else it stays a part of it.
+    within: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +244,7 @@ class Line(msgspec.Struct, frozen=True, omit_defaults=True):
     cost: int = 0
     price: int | None = None  # the `relay.Price` row that the rate is from
     run: int = 0  # as in `Quantity`
+    within: str = ""  # as in `Quantity`
 
 
 class Attempt(msgspec.Struct, frozen=True):

@@ -124,7 +124,7 @@ def usage_of(record: UsageRecord) -> Usage:
         output_tokens=record.output_tokens,
         reasoning_tokens=record.reasoning_tokens,
         extra=tuple(
-            Quantity(line.meter, line.quantity, line.model if line.run else "", line.run)
+            Quantity(line.meter, line.quantity, line.model if line.run else "", line.run, line.within)
             for line in lines
             if (line.run or line.meter not in MAIN_METERS) and line.meter != ADJUSTMENT
         ),

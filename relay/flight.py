@@ -116,7 +116,7 @@ class Flight:
     on_settled: list[Callable[[], None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.dialect = DIALECTS[self.call.endpoint.dialect]
+        self.dialect = DIALECTS[self.call.endpoint.dialect].spoken(self.call)
 
     def elapsed(self) -> float:
         return time.perf_counter() - self.started

@@ -75,7 +75,8 @@ def demand(call: Call, *, prices: PriceBook, provider: str, model: str) -> Deman
     """What the call may use: an estimate, and the worst case at the dearest rate that could apply."""
     if not call.endpoint.metered:
         return Demand(tokens=0, cost=0, worst_tokens=0, worst_cost=0)
-    envelope = DIALECTS[call.endpoint.dialect].bounded(call.body, call.envelope)
+    dialect = DIALECTS[call.endpoint.dialect]
+    envelope = dialect.bounded(call.body, call.envelope)
     price = prices.find(provider, model)
     tokens = max(1, len(call.body) // BYTES_PER_TOKEN)
     estimate = _priced(tokens, price, at=call.created_at)
@@ -88,7 +89,7 @@ def demand(call: Call, *, prices: PriceBook, provider: str, model: str) -> Deman
     if not unbounded and input_bound is None:
         unbounded = f"content that is not inline text (the context window of {model} is not known)"
     if not unbounded and output_bound is None:
-        unbounded = "max_tokens (missing)"
+        unbounded = f"{dialect.max_output_field} (missing)"
     worst_cost = _worst_cost(price, envelope, input_bound or 0, output_bound or 0, at=call.created_at)
     if not unbounded and worst_cost is None:
         unbounded = f"model ({model} has no price)"

@@ -214,6 +214,22 @@ class _Billing:
     lines: list[Line] = field(default_factory=list)
     rows: set[int] = field(default_factory=set)
 
+    def parted(self, items: list[Quantity], price: ModelPrice | None) -> list[Quantity]:
+        """The items with each part that has a rate of its own taken out of its plain count; the others stay in it. Of a
+        model without prices all are taken out: a later price decides."""
+        found = [item for item in items if not item.within]
+        whole_input = self.usage.longest_prompt or _whole_input(found)
+        for part in (item for item in items if item.within):
+            place = next((at for at, item in enumerate(found) if item.meter == part.within), None)
+            if place is None:
+                continue
+            rate = price and price.rate(part.meter, usage=self.usage, whole_input=whole_input, at=self.at)
+            if price is None or rate is not None:
+                taken = min(part.quantity, found[place].quantity)
+                found[place] = replace(found[place], quantity=found[place].quantity - taken)
+                found.append(replace(part, quantity=taken))
+        return found
+
     def add(self, item: Quantity, price: ModelPrice | None, *, whole_input: int) -> None:
         if not item.quantity:
             return
@@ -233,6 +249,7 @@ class _Billing:
                 cost=line_cost(item.quantity, found.rate) if found is not None else 0,
                 price=found.id if found is not None else None,
                 run=item.run,
+                within=item.within,
             )
         )
 
@@ -244,6 +261,8 @@ def cost(usage: Usage, *, models: Sequence[str], provider: str, book: PriceBook,
     name = next((name for name in names if book.find(provider, name) is not None), names[0] if names else "")
     billing = _Billing(usage, at)
     own = [*_counts(usage, name), *(item for item in usage.extra if not item.run)]
+    if any(item.within for item in own):
+        own = billing.parted(own, book.find(provider, name))
     for run in sorted({item.run for item in usage.extra} | {0}):
         items = [item for item in usage.extra if item.run == run] if run else own
         whole_input = _whole_input(items)

@@ -139,7 +139,8 @@ class Runtime:
         from relay.answer import SSE_HEADERS, own_headers
         from relay.reply import Head
 
-        flight.reply.start(Head(200, (*SSE_HEADERS, *own_headers(flight))))
+        kind = (b"content-type", flight.dialect.stream_type)
+        flight.reply.start(Head(200, (kind, *SSE_HEADERS[1:], *own_headers(flight))))
         flight.reply.keep_alive(flight.dialect.keep_alive, after=self.keep_alive_after, at_once=True)
 
     # -- what steps report ---------------------------------------------------------------------------

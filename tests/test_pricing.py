@@ -48,6 +48,37 @@ def test_the_cost_is_the_sum_of_the_lines(items: list[tuple[str, int]]) -> None:
     assert not made.unpriced
 
 
+def test_a_part_with_a_rate_of_its_own_leaves_its_plain_count() -> None:
+    usage = Usage(
+        input_tokens=1000,
+        extra=(
+            Quantity("audio_input_tokens", 300, within="input_tokens"),
+            Quantity("image_input_tokens", 100, within="input_tokens"),
+        ),
+    )
+    made = bill(usage, rate(1, "input_tokens", "3"), rate(2, "audio_input_tokens", "7"))
+    assert [(line.meter, line.quantity) for line in made.lines] == [("input_tokens", 700), ("audio_input_tokens", 300)]
+    assert (made.cost, made.unpriced) == (700 * 3000 + 300 * 7000, False)
+
+
+def test_parts_of_a_model_without_prices_stay_apart_until_it_has_some() -> None:
+    usage = Usage(input_tokens=10, extra=(Quantity("audio_input_tokens", 4, within="input_tokens"),))
+    made = bill(usage)
+    assert [(line.meter, line.quantity, line.within) for line in made.lines] == [
+        ("input_tokens", 6, ""),
+        ("audio_input_tokens", 4, "input_tokens"),
+    ]
+    assert made.unpriced
+
+
+def test_a_part_counts_once_for_a_threshold_and_is_never_more_than_its_whole() -> None:
+    usage = Usage(input_tokens=100, extra=(Quantity("audio_input_tokens", 900, within="input_tokens"),))
+    made = bill(
+        usage, rate(1, "input_tokens", "1"), rate(2, "audio_input_tokens", "2"), rate(3, "input_tokens", "5", above=200)
+    )
+    assert [(line.meter, line.quantity, line.rate) for line in made.lines] == [("audio_input_tokens", 100, 2 * DOLLAR)]
+
+
 def test_every_count_has_its_own_rate() -> None:
     usage = Usage(
         input_tokens=1000,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from django.core.management import call_command
 
-from relay.call import Usage
+from relay.call import Quantity, Usage
 from relay.models import UsageCorrection
 from relay.prices import set_rates
 from relay.repricing import reprice
@@ -66,3 +66,14 @@ def test_the_command_tells_what_is_left() -> None:
     out = io.StringIO()
     call_command("reprice", "--json", stdout=out)
     assert json.loads(out.getvalue()) == {"repriced": 1, "unpriced": 1}
+
+
+@pytest.mark.parametrize(("audio", "cost"), [(7 * 10**9, 600 * 1000 + 400 * 7000), (None, 1000 * 1000)])
+def test_a_part_of_a_count_is_priced_apart_only_where_it_has_a_rate(audio: int | None, cost: int) -> None:
+    part = Quantity("audio_input_tokens", 400, within="input_tokens")
+    record = saved(Usage(input_tokens=1000, extra=(part,)), model="new-model")
+    rates = {"input_tokens": 10**9} | ({"audio_input_tokens": audio} if audio else {})
+    set_rates("anthropic", "new-model", rates, start=None)
+    assert reprice() == 1
+    record.refresh_from_db()
+    assert (record.input_tokens, record.cost_nanos, record.unpriced) == (1000, cost, False)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from relay.call import Endpoint, Envelope, Outcome
+from relay.call import Call, Endpoint, Envelope, Outcome
 from relay.dialects import body as json_body
 from relay.errors import NotServed, RelayError
 
@@ -39,6 +39,9 @@ class Meter(ABC):
     error_body: bytes = b""  # the in-band error as a whole body of the dialect, to classify it by
     content_seen: bool = False  # from here on the call can't go to another account
     terminal: bool = False
+    # Seconds of silence after a terminal event in which more may come, another end even: what was held before that goes
+    # out, and the rest is folded too. 0 = the terminal event is the end.
+    linger: float = 0.0
 
     @abstractmethod
     def feed(self, block: bytes) -> int:
@@ -65,8 +68,13 @@ class Dialect(ABC):
     # The header by which a request on `/v1/models` claims this dialect's shape; b"" = the shape of all others.
     models_marker: ClassVar[bytes] = b""
     entrance: ClassVar[tuple[str, str]] = ("", "")  # the main endpoint's name, and the path under which clients call it
-
+    max_output_field: ClassVar[str] = "max_tokens"  # the body field that bounds the output
+    stream_type: bytes = b"text/event-stream; charset=utf-8"  # of a stream that Baton begins before the upstream does
     roots: ClassVar[frozenset[str]] = frozenset()  # first path segments that are this dialect's alone
+
+    def spoken(self, call: Call) -> Dialect:
+        """The dialect as this call speaks it, where its requests choose between framings."""
+        return self
 
     @abstractmethod
     def read_envelope(self, body: bytes, *, headers: dict[bytes, bytes], path_model: str = "") -> Envelope:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from relay.call import Endpoint, Outcome
 from relay.dialects.base import Dialect, Meter
+from relay.providers.base import Framer
 from relay.sse import SseFramer
 from tests.providers.case import fixture, ways_to_cut
 
 
-def metered(dialect: Dialect, endpoint: Endpoint, chunks: list[bytes]) -> tuple[Meter, bytes, int]:
+def metered(
+    dialect: Dialect, endpoint: Endpoint, chunks: list[bytes], *, framing: Callable[[], Framer] = SseFramer
+) -> tuple[Meter, bytes, int]:
     """Feed chunks as the relay does; return the meter, the bytes passed on, and how many of them could go out before
     the record is on disk (-1 = the terminal event did not come)."""
-    framer, meter = SseFramer(), dialect.meter(endpoint)
+    framer, meter = framing(), dialect.meter(endpoint)
     passed, held = b"", -1
     for block in (*map(framer.feed, chunks), framer.flush()):
         cut = meter.feed(block) if block else -1
@@ -20,12 +25,14 @@ def metered(dialect: Dialect, endpoint: Endpoint, chunks: list[bytes]) -> tuple[
     return meter, passed, held
 
 
-def outcome_of(dialect: Dialect, endpoint: Endpoint, name: str) -> Outcome:
+def outcome_of(
+    dialect: Dialect, endpoint: Endpoint, name: str, *, framing: Callable[[], Framer] = SseFramer
+) -> Outcome:
     """The one outcome of a recorded stream, however it is cut."""
     stream = fixture(name)
     results = []
     for how, chunks in ways_to_cut(stream):
-        meter, passed, held = metered(dialect, endpoint, chunks)
+        meter, passed, held = metered(dialect, endpoint, chunks, framing=framing)
         assert passed == stream, how
         results.append((meter.outcome(), held))
     assert all(result == results[0] for result in results)
