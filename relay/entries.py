@@ -58,7 +58,7 @@ class Entry:
     payload: bytes
 
     def record(self) -> Record:
-        """Return the record; raises `ValueError` (`msgspec.MsgspecError`) where the JSON is none."""
+        """Return the record; raises `msgspec.MsgspecError` where the JSON is none."""
         return self.opening().record if self.kind in _WITH_HOLDS else _read(self.payload, _RECORD)
 
     def opening(self) -> Opening:

@@ -20,8 +20,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
 from relay.call import CallStatus, Record, new_call_id
-from relay.entries import encode_end, encode_open, encode_progress
+from relay.entries import encode_end, encode_open, encode_progress, scan
 from relay.state.base import Hold
 
 log = logging.getLogger(__name__)
@@ -86,7 +88,10 @@ class Journal:
             self._queue.append(_Waiting(encode_progress(record, at=time.time()), None, ends=False))
 
     def close(self, record: Record) -> asyncio.Future[None]:
-        """Write the record of a call that has ended, or was refused; only a refusal may get lost on a failing disk."""
+        """Write the record of a call that has ended, or was refused.
+
+        Where that fails the record is written later, as that of a call that was interrupted; only refusals get lost.
+        """
         if not self.healthy and record.status == CallStatus.REFUSED:
             return _failed(self._broken())
         return self._append(encode_end(record, at=time.time()), ends=True)
@@ -227,7 +232,7 @@ class Journal:
         self.healthy = False
         # What a failed sync left on disk is unknown: cut it off and begin elsewhere.
         self._leave_segment()
-        self._owed = [waiting._replace(future=None) for waiting in lost if waiting.ends]
+        self._owed = [_Waiting(_unanswered(waiting.line), None, ends=True) for waiting in lost if waiting.ends]
         _tell(lost, self._broken())
 
     def _broken(self) -> OSError:
@@ -264,6 +269,18 @@ class Journal:
         with contextlib.suppress(OSError):  # a late report of writes that no sync has vouched for
             os.close(self._fd)
         self._fd, self._size = -1, 0
+
+
+def _unanswered(line: bytes) -> bytes:
+    """The same end, of a call whose client won't get its last bytes: it used what it used, but it did not go well."""
+    [(entry, _)] = scan(line, whole=True).entries
+    try:
+        record = entry.record()
+    except msgspec.MsgspecError:  # what the database will not take either: quarantine needs it as it is
+        return line
+    if record.status == CallStatus.OK:
+        record.status, record.error = CallStatus.INTERRUPTED.value, record.error or "not_recordable"
+    return encode_end(record, at=entry.at)
 
 
 def segment_path(folder: Path, number: int) -> Path:

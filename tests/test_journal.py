@@ -137,7 +137,7 @@ def test_a_disk_that_fails_refuses_new_calls_keeps_the_ended_ones_and_recovers(t
             assert not journal.healthy
             with pytest.raises(OSError):
                 await journal.open(record("refused at once"))
-            flying.status = CallStatus.OK
+            flying.status, flying.output_tokens = CallStatus.OK, 7
             with pytest.raises(OSError):
                 await journal.close(flying)
             with pytest.raises(OSError):
@@ -152,9 +152,11 @@ def test_a_disk_that_fails_refuses_new_calls_keeps_the_ended_ones_and_recovers(t
         async_to_sync(calls)(journal)
         assert [(entry.kind, entry.record().error, entry.record().status) for entry in on_disk(journal)] == [
             (Kind.OPEN, "flying", "interrupted"),
-            (Kind.END, "flying", "ok"),
+            # Its client did not get the last bytes.
+            (Kind.END, "flying", "interrupted"),
             (Kind.OPEN, "again", "interrupted"),
         ]
+        assert on_disk(journal)[1].record().output_tokens == 7
 
 
 def test_a_folder_that_is_gone_when_the_segment_is_full_fails_and_recovers_too(tmp_path: Path) -> None:
