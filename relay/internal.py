@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import httpx
 from django.conf import settings
 from django.core import signing
+
+from apikeys.counters import Stand
 
 SALT = "baton.internal"
 HEADER = "x-baton-signature"
@@ -56,6 +59,18 @@ def state() -> dict[str, Any]:
 def counters(names: list[str]) -> dict[str, int]:
     """What the relay's limit counters stand at, by name."""
     return {name: int(value) for name, value in ask("counters", names=names)["counters"].items()}
+
+
+def limits(names: list[str]) -> Stand:
+    """What the relay's store says of these counters."""
+    found = ask("counters", names=names)
+    used, reserved = ({name: int(value) for name, value in found[part].items()} for part in ("counters", "reserved"))
+    return Stand(used, reserved, frozenset(found["seeded"]))
+
+
+def adjust_counters(amounts: Mapping[str, int]) -> None:
+    """Add signed amounts to counters."""
+    ask("adjust_counters", amounts={name: str(amount) for name, amount in amounts.items()})
 
 
 def clear_rest(account_id: int) -> None:

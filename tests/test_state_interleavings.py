@@ -247,13 +247,13 @@ class Relay(RuleBasedStateMachine):
         self.renew()
         limits = [counted_one(item) for item in self.key.limits]
         seeded = self.run(self.store.seeded())
-        reserved = self.run(self.store.reserved())
         for limit in limits:
             if limit.metric == "concurrency" or limit.limit not in seeded:
                 continue
             name = limit.counter(self.now)[0]
-            used = self.run(self.store.used([name], now=self.now))[name]
-            assert used - reserved.get(name, 0) == self.total(limit, at=self.now).amount, limit.rule
+            stand = self.run(self.store.stand([name], now=self.now))
+            used, reserved = stand[0][name], stand[1][name]
+            assert used - reserved == self.total(limit, at=self.now).amount, limit.rule
             assert used >= 0
 
     # -- words ---------------------------------------------------------------------------------------

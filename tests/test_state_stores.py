@@ -100,7 +100,7 @@ def test_settling_replaces_the_reserved_amount_once(on: Callable[[Story], None])
         for _ in range(2):
             await store.settle("a", holds, {"1.aa:0": 2}, now=NOW + 1, began=NOW)
         assert await store.used(["1.aa:0", "9.ff"], now=NOW) == {"1.aa:0": 2, "9.ff": 0}
-        assert await store.reserved() == {}
+        assert await store.stand(["1.aa:0"], now=NOW) == ({"1.aa:0": 2}, {"1.aa:0": 0})
 
     on(story)
 
@@ -119,8 +119,10 @@ def test_open_reservations_are_told_apart_from_what_was_used(on: Callable[[Story
         await take(store, "a", hold(6), calls(3))
         await take(store, "b", hold(1), hold(2, limit="2.bb"))
         await store.settle("b", (), {"1.aa:0": 3}, now=NOW)
-        assert await store.reserved() == {"1.aa:0": 6}
-        assert await stands(store) == 9
+        assert await store.stand(["2.bb:0", "1.aa:0"], now=NOW) == (
+            {"2.bb:0": 0, "1.aa:0": 9},
+            {"2.bb:0": 0, "1.aa:0": 6},
+        )
 
     on(story)
 

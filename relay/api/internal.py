@@ -14,6 +14,7 @@ from ninja import Router
 from accounts import health
 from accounts.snapshot import ACCOUNTS
 from apikeys.authentication import KEYS
+from apikeys.counters import repair, stand_of
 from relay.api.common import json_response, not_served, read_body
 from relay.explain import foretell
 from relay.internal import HEADER, is_signed
@@ -28,6 +29,7 @@ class Question(msgspec.Struct):
     account_id: int = 0
     model: str = ""
     names: list[str] = []
+    amounts: dict[str, str] = {}
     key_id: int | None = None
     dialect: str = ""
 
@@ -58,8 +60,17 @@ async def versions(run: Runtime, asked: Question) -> dict[str, Any]:
 
 
 async def counters(run: Runtime, asked: Question) -> dict[str, Any]:
-    used = await run.store.used(asked.names, now=time.time())
-    return {"counters": {name: str(value) for name, value in used.items()}}
+    stand = await stand_of(run.store, asked.names, now=time.time())
+    return {
+        "counters": {name: str(value) for name, value in stand.used.items()},
+        "reserved": {name: str(stand.reserved[name]) for name in asked.names if name in stand.reserved},
+        "seeded": sorted(stand.seeded),
+    }
+
+
+async def adjust_counters(run: Runtime, asked: Question) -> dict[str, Any]:
+    await repair(run.store, {name: int(amount) for name, amount in asked.amounts.items()}, now=time.time())
+    return {"ok": True}
 
 
 async def clear_rest(run: Runtime, asked: Question) -> dict[str, Any]:
@@ -90,6 +101,7 @@ async def probe(run: Runtime, asked: Question) -> dict[str, Any]:
 ANSWERS: dict[str, Callable[[Runtime, Question], Awaitable[dict[str, Any]]]] = {
     "state": state,
     "counters": counters,
+    "adjust_counters": adjust_counters,
     "versions": versions,
     "clear_rest": clear_rest,
     "flush_affinity": flush_affinity,

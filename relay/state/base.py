@@ -117,8 +117,8 @@ class Store(Protocol):
 
     async def used(self, counters: Sequence[str], *, now: float) -> Mapping[str, int]: ...
 
-    async def reserved(self) -> Mapping[str, int]:
-        """The amounts that open reservations hold, by counter: what `used` holds beyond the ledger."""
+    async def stand(self, counters: Sequence[str], *, now: float) -> tuple[Mapping[str, int], Mapping[str, int]]:
+        """What counters stand at, and what open reservations hold of them (beyond the ledger), at one moment."""
 
     async def seed(self, seeds: Sequence[Seed], *, generation: str) -> None:
         """Set the counters of limits that this store has no seed of, and mark the store with `generation`.

@@ -107,14 +107,15 @@ class MemoryStore(MemoryRests):
             self._forget(now)
             return {name: self._counters.get(name, 0) or len(self._live(name, now)) for name in counters}
 
-    async def reserved(self) -> Mapping[str, int]:
+    async def stand(self, counters: Sequence[str], *, now: float) -> tuple[Mapping[str, int], Mapping[str, int]]:
         with self._lock:
-            total: dict[str, int] = {}
+            self._forget(now)
+            reserved = dict.fromkeys(counters, 0)
             for holds in self._open.values():
                 for hold in holds:
-                    if hold.metric != CONCURRENCY:
-                        total[hold.counter] = total.get(hold.counter, 0) + hold.amount
-            return total
+                    if hold.counter in reserved:
+                        reserved[hold.counter] += hold.amount
+            return {name: self._counters.get(name, 0) for name in counters}, reserved
 
     async def seed(self, seeds: Sequence[Seed], *, generation: str) -> None:
         with self._lock:

@@ -1,8 +1,8 @@
 """The store of several relay processes: Redis, one script and one round trip for each atomic step.
 
 Needs one Redis (no cluster: scripts reach keys that a reservation names) with `maxmemory-policy noeviction`.
-Keys: baton:c:<counter> amounts, baton:l:<name> leases, baton:o:<owner> open reservations, baton:t:<owner> marks of late
-settlements, baton:seeded, baton:generation.
+Keys: baton:c:<counter> amounts, baton:l:<name> leases, baton:o:<owner> open reservations, whose owners are in
+baton:open, baton:t:<owner> marks of late settlements, baton:seeded, baton:generation.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from relay.state.redis_rests import RESTS_FOR, RedisRests, pairs
 logger = logging.getLogger(__name__)
 
 CONCURRENCY = "concurrency"
-GENERATION, SEEDED = f"{PREFIX}generation", f"{PREFIX}seeded"
+GENERATION, SEEDED, OPEN = f"{PREFIX}generation", f"{PREFIX}seeded", f"{PREFIX}open"
 OPEN_FOR = 40 * 86_400  # seconds: longer than any period but "total"; recovery settles within minutes
 LATE_FOR = 26 * 3600
 FORGOTTEN = "-"  # the life of a counter that has ended
@@ -83,7 +83,7 @@ class RedisStore(RedisRests):
     ) -> Refused | tuple[int, ...]:
         self._clock = now, lease
         await self._need_seeds(holds)
-        keys = [GENERATION, f"{PREFIX}o:{owner}", *(key_of(hold) for hold in holds)]
+        keys = [GENERATION, f"{PREFIX}o:{owner}", OPEN, *(key_of(hold) for hold in holds)]
         while True:
             args: list[str | int | float] = [self._generation, now, now + lease, owner, OPEN_FOR]
             for hold in holds:
@@ -122,7 +122,7 @@ class RedisStore(RedisRests):
             args: list[str | int | float] = [self._generation, owner, now + lease, OPEN_FOR]
             for hold in holds:
                 args += [key_of(hold), kind_of(hold), hold.limit, str(hold.amount), life_of(hold, now)]
-            await self._link.script(scripts.RESTORE, [GENERATION, SEEDED, f"{PREFIX}o:{owner}"], *args)
+            await self._link.script(scripts.RESTORE, [GENERATION, SEEDED, f"{PREFIX}o:{owner}", OPEN], *args)
 
     def _give_back(self, owner: str, holds: tuple[Hold, ...], *, now: float) -> None:
         """Nobody knows whether Redis took it: a settle with nothing used makes both cases the same."""
@@ -144,7 +144,7 @@ class RedisStore(RedisRests):
                 raise
 
     async def _settle(self, settlement: Settlement) -> None:
-        keys = [f"{PREFIX}o:{settlement.owner}", f"{PREFIX}t:{settlement.owner}", SEEDED]
+        keys = [f"{PREFIX}o:{settlement.owner}", f"{PREFIX}t:{settlement.owner}", SEEDED, OPEN]
         began = "" if settlement.began is None else settlement.began
         args: list[str | int | float] = [settlement.owner, settlement.now, began, LATE_FOR]
         for hold in settlement.holds:
@@ -180,19 +180,13 @@ class RedisStore(RedisRests):
         )
         return {name: int(value or 0) for name, value in zip(counters, values, strict=True)}
 
-    async def reserved(self) -> Mapping[str, int]:
-        total: dict[str, int] = {}
-        cursor = "0"
-        while True:
-            found, keys = await self._link.command("SCAN", cursor, "MATCH", f"{PREFIX}o:*", "COUNT", 1000)
-            for held in await self._link.pipeline([("HGETALL", key) for key in keys]):
-                for key, amount in pairs(held).items():
-                    if amount != "c":
-                        name = key.removeprefix(f"{PREFIX}c:")
-                        total[name] = total.get(name, 0) + int(amount)
-            cursor = str(found)
-            if cursor == "0":
-                return total
+    async def stand(self, counters: Sequence[str], *, now: float) -> tuple[Mapping[str, int], Mapping[str, int]]:
+        keys = [OPEN, *(f"{PREFIX}c:{name}" for name in counters)]
+        used, reserved = await self._link.script(scripts.STAND, keys)
+        return (
+            {name: int(value) for name, value in zip(counters, used, strict=True)},
+            {name: int(value) for name, value in zip(counters, reserved, strict=True)},
+        )
 
     async def seed(self, seeds: Sequence[Seed], *, generation: str) -> None:
         args: list[str | int | float] = [generation]

@@ -6,7 +6,7 @@ no limit exceeds. `now` comes from the caller, so lives are given in seconds fro
 
 from __future__ import annotations
 
-# KEYS: generation, reservation, then one counter a hold.
+# KEYS: generation, reservation, owners of open ones, then one counter a hold.
 # ARGV: generation, now, lease end, owner, life of a reservation, then five a hold: kind, amount, need, cap, life.
 # Returns {0, standing ...}, {1, index of the hold that did not fit, used}, or {2, the store's generation}.
 RESERVE = """
@@ -14,8 +14,8 @@ local generation = redis.call('GET', KEYS[1]) or ''
 if generation == '' or generation ~= ARGV[1] then return {2, generation} end
 local known = redis.call('EXISTS', KEYS[2]) == 1
 local standing = {0}
-for i = 3, #KEYS do
-  local a = 6 + (i - 3) * 5
+for i = 4, #KEYS do
+  local a = 6 + (i - 4) * 5
   local used
   if ARGV[a] == 'c' then
     redis.call('ZREMRANGEBYSCORE', KEYS[i], '-inf', ARGV[2])
@@ -24,36 +24,38 @@ for i = 3, #KEYS do
     used = tonumber(redis.call('GET', KEYS[i]) or '0')
   end
   if not known and used + tonumber(ARGV[a + 2]) > tonumber(ARGV[a + 3]) then
-    return {1, i - 3, string.format('%.0f', used)}
+    return {1, i - 4, string.format('%.0f', used)}
   end
-  standing[i - 1] = string.format('%.0f', used)
+  standing[i - 2] = string.format('%.0f', used)
 end
 if known then return standing end
-for i = 3, #KEYS do
-  local a = 6 + (i - 3) * 5
+for i = 4, #KEYS do
+  local a = 6 + (i - 4) * 5
   if ARGV[a] == 'c' then
     redis.call('ZADD', KEYS[i], ARGV[3], ARGV[4])
     redis.call('EXPIRE', KEYS[i], ARGV[5])
     redis.call('HSET', KEYS[2], KEYS[i], 'c')
-    standing[i - 1] = string.format('%.0f', standing[i - 1] + 1)
+    standing[i - 2] = string.format('%.0f', standing[i - 2] + 1)
   else
     local fresh = redis.call('EXISTS', KEYS[i]) == 0
-    standing[i - 1] = string.format('%.0f', redis.call('INCRBY', KEYS[i], ARGV[a + 1]))
+    standing[i - 2] = string.format('%.0f', redis.call('INCRBY', KEYS[i], ARGV[a + 1]))
     if fresh and ARGV[a + 4] ~= '0' then redis.call('EXPIRE', KEYS[i], ARGV[a + 4]) end
     redis.call('HSET', KEYS[2], KEYS[i], ARGV[a + 1])
   end
 end
 redis.call('EXPIRE', KEYS[2], ARGV[5])
+redis.call('SADD', KEYS[3], ARGV[4])
 return standing
 """
 
-# KEYS: reservation, mark of a late settlement, seeds.
+# KEYS: reservation, mark of a late settlement, seeds, owners of open ones.
 # ARGV: owner, now, began ('' = none), life of the mark, then five a hold: counter, kind, limit, amount used, life.
 SETTLE = """
 local held = {}
 local fields = redis.call('HGETALL', KEYS[1])
 for i = 1, #fields, 2 do held[fields[i]] = fields[i + 1] end
 redis.call('DEL', KEYS[1])
+redis.call('SREM', KEYS[4], ARGV[1])
 local used = {}
 for i = 5, #ARGV, 5 do used[ARGV[i]] = ARGV[i + 3] end
 for counter, amount in pairs(held) do
@@ -85,7 +87,7 @@ return late
 """
 
 # Puts a live reservation back into a store that lost it, without asking whether it fits.
-# KEYS: generation, seeds, reservation.
+# KEYS: generation, seeds, reservation, owners of open ones.
 # ARGV: generation, owner, lease end, life of a reservation, then five a hold: counter, kind, limit, amount, life.
 RESTORE = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
@@ -103,7 +105,10 @@ for i = 5, #ARGV, 5 do
     end
   end
 end
-if redis.call('EXISTS', KEYS[3]) == 1 then redis.call('EXPIRE', KEYS[3], ARGV[4]) end
+if redis.call('EXISTS', KEYS[3]) == 1 then
+  redis.call('EXPIRE', KEYS[3], ARGV[4])
+  redis.call('SADD', KEYS[4], ARGV[2])
+end
 return 1
 """
 
@@ -125,6 +130,26 @@ for i = 2, #ARGV, 5 do
   end
 end
 return 1
+"""
+
+# KEYS: owners of open reservations, then counters. Returns what the counters stand at, and what is reserved of each.
+STAND = """
+local used, reserved, place = {}, {}, {}
+for i = 2, #KEYS do
+  used[i - 1] = redis.call('GET', KEYS[i]) or '0'
+  reserved[i - 1] = 0
+  place[KEYS[i]] = i - 1
+end
+for _, owner in ipairs(redis.call('SMEMBERS', KEYS[1])) do
+  local fields = redis.call('HGETALL', 'baton:o:' .. owner)
+  if #fields == 0 then redis.call('SREM', KEYS[1], owner) end
+  for i = 1, #fields, 2 do
+    local at = place[fields[i]]
+    if at then reserved[at] = reserved[at] + tonumber(fields[i + 1]) end
+  end
+end
+for i = 1, #reserved do reserved[i] = string.format('%.0f', reserved[i]) end
+return {used, reserved}
 """
 
 # KEYS: counters. ARGV: signed amounts.
