@@ -72,7 +72,7 @@ def recover(
             return
         cursor = Cursor() if anew else load_cursor(folder)
         calls = yield from _unsettled(folder, cursor.unsettled)
-        _end_the_interrupted(folder, calls)
+        _end_the_interrupted(folder, calls, books=books)
         trouble: Exception | None = None
         try:
             _settle(calls, on_recovered, resettle=resettle)
@@ -162,7 +162,7 @@ def _note(calls: dict[str, _Traces], entry: Entry) -> None:
         call.ended = entry
 
 
-def _end_the_interrupted(folder: Path, calls: dict[str, _Traces]) -> None:
+def _end_the_interrupted(folder: Path, calls: dict[str, _Traces], *, books: Books) -> None:
     now = time.time()
     lines: list[bytes] = []
     for call_id, call in calls.items():
@@ -172,7 +172,8 @@ def _end_the_interrupted(folder: Path, calls: dict[str, _Traces]) -> None:
             opening = call.opening()
             record = interrupted(opening, call.latest.record() if call.latest else None)
         except msgspec.MsgspecError as error:
-            log.error("journal: the opening of call %s can't be read: %s", call_id, error)
+            if (entry := call.opened or call.latest) is not None:
+                books.quarantine(entry, error)
             continue
         lines.append(encode_recovered(record, opening.holds, at=now))
         call.ended = Entry(
@@ -199,7 +200,11 @@ def _append(folder: Path, data: bytes) -> None:
 
 
 def _settle(calls: dict[str, _Traces], on_recovered: OnRecovered, *, resettle: bool) -> None:
-    for call in calls.values():
+    for call_id, call in calls.items():
         if call.ended is not None and (resettle or call.ended.kind is Kind.RECOVERED):
-            opening = call.opening()
+            try:
+                opening = call.opening()
+            except msgspec.MsgspecError as error:  # it goes to quarantine; its reservation stays for a person to end
+                log.error("journal: the end of call %s can't be read: %s", call_id, error)
+                continue
             on_recovered(opening.record, opening.holds)

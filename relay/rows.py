@@ -142,10 +142,24 @@ class Books:
             try:
                 rows.append(self._row(entry))
             except Exception as error:  # whatever it is, it is this entry's fault and must stop no other
-                self._quarantine(entry, error)
+                self.quarantine(entry, error)
         # In the order of their ids, so that two who add the same rows never wait for each other in a circle.
         rows.sort(key=lambda row: row.entry.call_id)
         return sum(self._add(rows[start : start + BATCH]) for start in range(0, len(rows), BATCH))
+
+    def quarantine(self, entry: Entry, error: Exception) -> None:
+        """Put an entry aside for a person, once. Raises `DatabaseAway`."""
+        reason = describe(error)
+        values = [entry.call_id[:36], self._now(), reason[:500], entry.payload]
+        try:
+            with self._transaction() as cursor:
+                cursor.execute(_IS_QUARANTINED, [entry.call_id[:36]])
+                if cursor.fetchone() is None:
+                    cursor.execute(_INSERT_QUARANTINE, values)
+                    log.error("ledger: the record of call %s is in quarantine: %s", entry.call_id, reason)
+        except Exception as trouble:
+            self.close()
+            raise DatabaseAway(trouble) from trouble
 
     def close(self) -> None:
         """Give up the connection; the next use opens another."""
@@ -173,7 +187,7 @@ class Books:
             if len(rows) > 1:
                 half = len(rows) // 2
                 return self._add(rows[:half]) + self._add(rows[half:])
-            self._quarantine(rows[0].entry, error)
+            self.quarantine(rows[0].entry, error)
             return 0
 
     def _insert(self, rows: list[_Row]) -> int:
@@ -184,19 +198,6 @@ class Books:
             for hour in sorted({row.hour for row in rows}):
                 cursor.execute(_INSERT_MARK, [adapt(hour), now])
         return new
-
-    def _quarantine(self, entry: Entry, error: Exception) -> None:
-        reason = describe(error)
-        values = [entry.call_id[:36], self._now(), reason[:500], entry.payload]
-        try:
-            with self._transaction() as cursor:
-                cursor.execute(_IS_QUARANTINED, [entry.call_id[:36]])
-                if cursor.fetchone() is None:
-                    cursor.execute(_INSERT_QUARANTINE, values)
-                    log.error("ledger: the record of call %s is in quarantine: %s", entry.call_id, reason)
-        except Exception as trouble:
-            self.close()
-            raise DatabaseAway(trouble) from trouble
 
     def _now(self) -> Any:
         return self._connect().ops.adapt_datetimefield_value(datetime.now(tz=UTC))

@@ -17,7 +17,7 @@ from django.db import connection
 from relay.call import CallStatus, Record, UsageSource, new_call_id
 from relay.entries import Kind, Opening, encode_end, encode_open
 from relay.ledger import Ledger
-from relay.models import RollUpMark, UsageRecord
+from relay.models import Quarantine, RollUpMark, UsageRecord
 from relay.recovery import OnRecovered, interrupted, recover
 from relay.rows import Books
 from relay.segments import is_done, load_cursor
@@ -108,6 +108,17 @@ def test_a_dead_process_s_calls_are_shipped_ended_and_settled(tmp_path: Path) ->
     assert is_done(folder) and RollUpMark.objects.exists()
     assert recover_all(folder, lambda record, holds: settled.append((record, holds))) == 0
     assert len(settled) == 4
+
+
+@pytest.mark.django_db(transaction=True)
+def test_entries_that_nobody_can_read_keep_no_folder_open(tmp_path: Path) -> None:
+    good, bad, cut = a_record(), a_record(duration_ms="soon"), opened(input_tokens="many")
+    folder = a_dead_folder(tmp_path, ("open", cut), ("end", bad), ("end", good))
+    settled: Recovered = []
+    recover_all(folder, lambda record, holds: settled.append((record, holds)))
+    assert is_done(folder) and statuses() == {good.id: "ok"}
+    assert {row.record_id for row in Quarantine.objects.all()} == {bad.id, cut.id}
+    assert [record.id for record, _ in settled] == [good.id]
 
 
 def dead_folder_of(root: Path, data: bytes) -> Path:
