@@ -190,3 +190,32 @@ def answering_relay(answers: dict[str, Any]) -> Iterator[list[dict[str, Any]]]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def form_values(page: Any) -> dict[str, Any]:
+    """What a browser would send if nobody typed anything: the values of the form and its inlines."""
+    forms = [page.context["adminform"].form]
+    for inline in page.context["inline_admin_formsets"]:
+        forms += [inline.formset.management_form, *inline.formset.forms]
+    values: dict[str, Any] = {}
+    for form in forms:
+        for field in form:
+            if field.field.disabled:
+                continue
+            if hasattr(field.field.widget, "decompress"):
+                parts = field.field.widget.decompress(field.value())
+                values |= {f"{field.html_name}_{index}": part or "" for index, part in enumerate(parts)}
+            else:
+                value = field.field.prepare_value(field.value())
+                values |= {} if value is None or value is False else {field.html_name: value}
+    return values
+
+
+def errors_of(page: Any) -> dict[str, list[str]]:
+    """The errors of a form that was shown again."""
+    form = page.context["adminform"].form
+    found = {name: list(errors) for name, errors in form.errors.items()}
+    for inline in page.context["inline_admin_formsets"]:
+        for errors in inline.formset.errors:
+            found |= {f"inline.{name}": list(messages) for name, messages in errors.items()}
+    return found
