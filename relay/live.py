@@ -111,7 +111,8 @@ class Live:
         while True:
             try:
                 layer = get_channel_layer()
-                channel = await layer.new_channel("live.relay")
+                # The consumers' own prefix: channels-redis waits for one prefix in a process at a time.
+                channel = await layer.new_channel()
                 while True:
                     await layer.group_add(RELAYS, channel)
                     await layer.receive(channel)
