@@ -58,6 +58,7 @@ SIDEBAR = [
         "items": [
             item("Accounts", "cloud", "accounts_account_changelist", "accounts.view_account"),
             item("Account groups", "folder", "accounts_accountgroup_changelist", "accounts.view_accountgroup"),
+            item("Why there", "alt_route", "explain", "apikeys.view_apikey", "accounts.view_account"),
             item("Account events", "history", "accounts_accountevent_changelist", "accounts.view_accountevent"),
         ],
     },

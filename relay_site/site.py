@@ -15,9 +15,10 @@ class BatonAdminSite(UnfoldAdminSite):
     enable_nav_sidebar = True
 
     def extra_urls(self) -> list[URLPattern]:
-        from relay import views
+        from relay import explain_page, views
 
         return [
+            path("explain/", self.admin_view(explain_page.explain_page), name="explain"),
             path("live/", self.admin_view(views.live_page), name="live"),
             path("reports/usage/", self.admin_view(views.usage_report_page), name="usage_report"),
             path("accounts/account/<int:account_id>/test/", self.admin_view(views.test_account), name="test_account"),
