@@ -1,0 +1,127 @@
+"""Limits on real relays: what clients read, and that counters are the ledger's, also after a kill."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from apikeys.models import Limit
+from tests.harness import Installation, Server, manage, wait_for
+
+MODEL = "claude-sonnet-5-5"
+uvicorn = pytest.mark.parametrize("server", ["uvicorn"], indirect=True)
+
+
+def call(server: Server, key: str, *, path: str = "/v1/messages", sim: str = "", **fields: Any) -> httpx.Response:
+    body = {"model": MODEL, "max_tokens": 20, "messages": [{"role": "user", "content": "Hello"}], **fields}
+    headers = {"x-api-key": key, "anthropic-version": "2023-06-01"} | ({"x-sim": sim} if sim else {})
+    return httpx.post(f"{server.url}{path}", json=body, headers=headers, timeout=30)
+
+
+def checked(server: Server) -> dict[str, Any]:
+    """What `check_counters` says; it must find nothing wrong."""
+    ended = manage("check_counters", "--json", data=server.data, server=server)
+    report: dict[str, Any] = json.loads(ended.stdout or "{}")
+    assert ended.returncode == 0 and report["ok"], f"{report} {ended.stderr}"
+    return report
+
+
+def standing(server: Server, key: str) -> list[dict[str, Any]]:
+    answer = httpx.get(f"{server.url}/api/v1/usage", headers={"x-api-key": key}, timeout=20)
+    limits: list[dict[str, Any]] = answer.json()["limits"]
+    return limits
+
+
+@uvicorn
+def test_a_strict_budget_is_never_overrun_and_says_why_it_is_spent(server: Server, installation: Installation) -> None:
+    installation.account()
+    key = installation.key(limits=["cost 0.002 per day strict in Asia/Kathmandu", "requests 1000 per minute"])
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(lambda _: call(server, key), range(40)))
+    refused = [answer for answer in answers if answer.status_code != 200]
+    assert {answer.status_code for answer in refused} == {402}
+    error = refused[-1].json()["error"]
+    assert error["type"] == "billing_error"
+    assert "The budget of $0.002 per day of this API key" in error["message"]
+    assert "Asia/Kathmandu" in error["message"]
+    assert refused[-1].headers["x-should-retry"] == "false"
+    assert 0 < int(refused[-1].headers["retry-after"]) <= 86_400
+    count_tokens = call(server, key, path="/v1/messages/count_tokens")
+    assert count_tokens.status_code == 200
+    records = installation.records(key=key, count=len(answers) - len(refused) + 1)
+    spent = sum(record.cost_nanos for record in records)
+    assert 0 < spent <= 2_000_000
+    assert standing(server, key)[0]["used"] == spent
+    assert checked(server)["unseeded"] == 0
+
+
+@uvicorn
+def test_a_rate_and_a_place_are_refused_with_a_wait_that_clients_sit_out(
+    server: Server, installation: Installation
+) -> None:
+    installation.account()
+    key = installation.key(limits=["requests 3 per minute", "concurrency 1"])
+    first = threading.Thread(target=call, args=(server, key), kwargs={"sim": "chunks=5,delay=0.4"})
+    first.start()
+    wait_for(lambda: standing(server, key)[1]["used"] == 1, seconds=5, what="the first call in flight")
+    busy = call(server, key)
+    first.join()
+    assert (busy.status_code, busy.headers["retry-after"]) == (429, "5")
+    assert "Too many calls at a time" in busy.json()["error"]["message"]
+    answers = [call(server, key) for _ in range(3)]
+    if [answer.status_code for answer in answers] == [200, 200, 429]:  # else the minute turned meanwhile
+        assert 0 < int(answers[-1].headers["retry-after"]) <= 60
+        assert "x-should-retry" not in answers[-1].headers
+    checked(server)
+
+
+@uvicorn
+def test_a_new_limit_counts_what_the_ledger_has_already(server: Server, installation: Installation) -> None:
+    installation.account()
+    key = installation.key()
+    for _ in range(2):
+        assert call(server, key).status_code == 200
+    installation.records(key=key, count=2)
+    Limit.objects.create(key=installation.key_row(key), metric="requests", amount=3, per="month")
+    installation.published()
+    assert [call(server, key).status_code for _ in range(2)] == [200, 429]
+    checked(server)
+
+
+@pytest.mark.slow
+def test_a_killed_call_keeps_its_share_of_a_strict_budget(
+    start_server: Callable[..., Server], installation: Installation, tmp_path: Path
+) -> None:
+    installation.account()
+    relay = start_server(data=tmp_path / "relay")
+    key = installation.key(limits=["cost 0.01 per day strict", "concurrency 1"])
+
+    def hang() -> None:
+        with contextlib.suppress(httpx.HTTPError):  # the relay is killed under it
+            call(relay, key, sim="hang=0", stream=True, max_tokens=30)
+
+    client = threading.Thread(target=hang)
+    client.start()
+    wait_for(lambda: standing(relay, key)[1]["used"] == 1, seconds=10, what="the call in flight")
+    relay.kill()
+    client.join()
+
+    again = start_server(data=tmp_path / "relay")
+    (dead,) = installation.records(key=key, seconds=20)
+    assert (dead.status, dead.usage_source) == ("interrupted", "none")
+    assert dead.held_nanos > 0
+    limits = standing(again, key)
+    assert (limits[0]["used"], limits[1]["used"]) == (dead.held_nanos, 0)
+    # A smaller budget goes on with the same counter: the dead call leaves no room for another.
+    Limit.objects.filter(metric="cost").update(amount=dead.held_nanos + 1)
+    installation.published()
+    assert call(again, key, max_tokens=30).status_code == 402
+    assert checked(again)["held"] == {"records": 1, "nanos": dead.held_nanos}
