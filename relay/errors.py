@@ -5,6 +5,7 @@ RelayError
 +-- NotPermitted            403  the key may not use this family or model
 +-- ModelNotFound           404  no account of this key can ever serve this model in this dialect
 +-- NotServed               404  a vendor path that Baton does not relay
++-- MethodNotServed         405  a path that it relays, by another method
 +-- AnswerNotFound          404  a stored answer that this key did not make
 +-- InvalidRequest          400  the body can't be relayed; names the field
 +-- BodyTooLarge            413
@@ -61,6 +62,10 @@ class ModelNotFound(RelayError):
 
 class NotServed(RelayError):
     status, kind = 404, "not_found_error"
+
+
+class MethodNotServed(RelayError):
+    status, kind = 405, "method_not_allowed"
 
 
 class AnswerNotFound(RelayError):

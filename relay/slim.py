@@ -14,11 +14,13 @@ from functools import lru_cache
 from typing import Any
 
 from django.conf import settings
+from django.core.exceptions import SuspiciousOperation
 from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpResponse
 from django.http.response import HttpResponseBase
-from django.urls import ResolverMatch, get_resolver
+from django.urls import Resolver404, ResolverMatch, get_resolver
 
+from relay.call import new_call_id
 from relay.errors import BodyTooLarge
 
 Scope = MutableMapping[str, Any]
@@ -88,38 +90,53 @@ def resolve(path: str) -> ResolverMatch:
     return get_resolver(URLCONF).resolve(path)
 
 
+def refusal(status: int) -> Callable[..., Awaitable[HttpResponseBase]]:
+    """The view that says so in the client's dialect."""
+    return get_resolver(URLCONF).resolve_error_handler(status)  # type: ignore[return-value]
+
+
 async def relay_entry(scope: Scope, receive: Receive, send: Send) -> None:
     """Serve one request on a relay path. A HEAD is a probe of some client: any answer will do, 200 pleases all."""
     if scope["method"] == "HEAD":
-        await send_response(HttpResponse(), send)
+        await send_response(HttpResponse(), scope, send)
         return
-    request = RelayRequest(scope, io.BytesIO())
-    request.query_key = scope.get("relay.query_key", "")
-    body = request.relay_body = Body(receive)
+    body = Body(receive)
     try:
-        match = resolve(request.path_info)
-        request.resolver_match = match
-        response: HttpResponseBase = await match.func(request, *match.args, **match.kwargs)
-        await send_response(response, send)
+        await send_response(await answer(scope, body), scope, send)
     except (asyncio.CancelledError, ClientGone):
         # The client has gone; the call's own task knows and decides what that means.
         task = asyncio.current_task()
         if task is not None:
             task.uncancel()
-    except Exception:
-        logger.exception("A relay view failed")
-        if settings.DEBUG:
-            raise
-        await send_response(HttpResponse("Internal error.", status=500, content_type="text/plain"), send)
     finally:
         body.close()
 
 
-async def send_response(response: HttpResponseBase, send: Send) -> None:
+async def answer(scope: Scope, body: Body) -> HttpResponseBase:
+    """What the path's view answers; where there is none, or it fails, the error in the client's dialect."""
+    request = RelayRequest(scope, io.BytesIO())
+    request.query_key, request.relay_body = scope.get("relay.query_key", ""), body
+    try:
+        match = request.resolver_match = resolve(request.path_info)
+        response: HttpResponseBase = await match.func(request, *match.args, **match.kwargs)
+    except Resolver404:
+        return await refusal(404)(request)
+    except SuspiciousOperation:
+        return await refusal(400)(request)
+    except Exception:
+        logger.exception("A relay view failed")
+        if settings.DEBUG:
+            raise
+        return await refusal(500)(request)
+    if response.status_code == 405 and "x-request-id" not in response:
+        return await refusal(405)(request, allow=response["allow"])
+    return response
+
+
+async def send_response(response: HttpResponseBase, scope: Scope, send: Send) -> None:
     """Send a Django response; closes it in every case."""
     try:
-        headers = [(name.lower().encode("latin1"), value.encode("latin1")) for name, value in response.items()]
-        await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+        await send({"type": "http.response.start", "status": response.status_code, "headers": head(response, scope)})
         if getattr(response, "streaming", False):
             async for chunk in response:  # type: ignore[attr-defined]
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
@@ -129,3 +146,20 @@ async def send_response(response: HttpResponseBase, send: Send) -> None:
     finally:
         for closer in response._resource_closers:  # type: ignore[attr-defined]
             closer()
+
+
+def head(response: HttpResponseBase, scope: Scope) -> list[tuple[bytes, bytes]]:
+    """The headers as they go out; every answer has an id, and a length where it is known."""
+    if "x-request-id" not in response:
+        response["x-request-id"] = new_call_id()
+    if not response.streaming and "content-length" not in response:
+        response["content-length"] = str(len(response.content))  # type: ignore[attr-defined]
+    if "connection" in response and not persistent(scope) and response["connection"] == "keep-alive":
+        del response["connection"]  # the server says `close`
+    return [(name.lower().encode("latin1"), value.encode("latin1")) for name, value in response.items()]
+
+
+def persistent(scope: Scope) -> bool:
+    """Whether the client's connection outlives this answer."""
+    named = (value.lower() for name, value in scope["headers"] if name == b"connection")
+    return scope.get("http_version") != "1.0" and not any(b"close" in value for value in named)

@@ -88,7 +88,7 @@ class Transport(AiohttpTransport):
         response = await session.request(
             request.method,
             URL(str(request.url), encoded=True),
-            headers=request.headers,
+            headers=[(name.decode("ascii"), as_text(value)) for name, value in request.headers.raw],
             data=request.content or None,
             allow_redirects=False,
             timeout=aiohttp.ClientTimeout(sock_connect=request.extensions["timeout"]["connect"]),
@@ -98,6 +98,14 @@ class Transport(AiohttpTransport):
         return httpx.Response(
             response.status, headers=response.raw_headers, stream=AiohttpResponseStream(response), request=request
         )
+
+
+def as_text(value: bytes) -> str:
+    """A header's value for aiohttp, which writes UTF-8."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin1")
 
 
 class UpstreamClient:

@@ -8,6 +8,7 @@ from urllib.parse import unquote_plus
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "relay_site.settings")
 
+from autobahn.websocket.types import ConnectionDeny
 from channels.auth import AuthMiddlewareStack
 from channels.routing import URLRouter
 from channels.security.websocket import AllowedHostsOriginValidator
@@ -15,6 +16,7 @@ from django.core.asgi import get_asgi_application
 
 django_application = get_asgi_application()
 
+from relay.call import new_call_id
 from relay.runtime import lifespan
 from relay.slim import Receive, Scope, Send, relay_entry
 from relay.urls import websocket_urlpatterns
@@ -30,13 +32,14 @@ websocket_application = AllowedHostsOriginValidator(AuthMiddlewareStack(URLRoute
 
 
 def is_relay_path(path: str) -> bool:
-    return path.split("/", 2)[1] in RELAY_ROOTS and not path.startswith(NOT_RELAY)
+    return path[1:].partition("/")[0] in RELAY_ROOTS and not path.startswith(NOT_RELAY)
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
     kind = scope["type"]
-    if kind == "http":
+    if kind != "lifespan":
         take_key_out(scope)
+    if kind == "http":
         if is_relay_path(scope["path"]) or (scope["path"] == "/" and scope["method"] == "HEAD"):
             await relay_entry(scope, receive, send)
         else:
@@ -70,9 +73,27 @@ async def refuse_upgrade(scope: Scope, receive: Receive, send: Send) -> None:
     if message["type"] != "websocket.connect":
         return
     if "websocket.http.response" not in scope.get("extensions", {}):
-        await send({"type": "websocket.close", "code": 1002})
+        if not deny_on_daphne(send):
+            await send({"type": "websocket.close", "code": 1002})
         return
-    headers = [(b"content-type", b"application/json"), (b"upgrade", b"HTTP/1.1"), (b"connection", b"upgrade")]
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"upgrade", b"HTTP/1.1"),
+        (b"connection", b"upgrade, close"),
+        (b"x-request-id", new_call_id().encode()),
+    ]
     body = b'{"error":{"message":"WebSocket is not served here; use HTTP.","type":"invalid_request_error","code":null}}'
     await send({"type": "websocket.http.response.start", "status": 426, "headers": headers})
     await send({"type": "websocket.http.response.body", "body": body})
+
+
+def deny_on_daphne(send: Send) -> bool:
+    """Answer 426 through daphne's own protocol: by ASGI it can only say 403. False where this is no daphne."""
+    protocol = next(iter(getattr(send, "args", ())), None)
+    handshake = getattr(protocol, "handshake_deferred", None)
+    if protocol is None or handshake is None:
+        return False
+    del protocol.handshake_deferred
+    handshake.errback(ConnectionDeny(426, "Upgrade Required"))  # type: ignore[no-untyped-call]
+    protocol.server.protocol_disconnected(protocol)
+    return True

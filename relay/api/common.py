@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +21,7 @@ from relay.errors import (
     AnswerNotFound,
     BodyTooLarge,
     InvalidRequest,
+    MethodNotServed,
     NotAuthenticated,
     NotPermitted,
     NotServed,
@@ -134,6 +134,9 @@ async def read_body(request: HttpRequest) -> bytes:
     body = await unread.read(limit=limit) if unread is not None else request.read()
     if len(body) > limit:
         raise BodyTooLarge(f"The request body is larger than {limit / 2**20:g} MiB, this relay's limit.")
+    if not body and "HTTP_UPGRADE" in request.META and request.META.get("CONTENT_LENGTH"):
+        # uvicorn's parser skips the body of such a request; Java's own client sends one unless told HTTP_1_1.
+        raise InvalidRequest("upgrade: h2c is not served here and the body was lost; send HTTP/1.1 without it.")
     return body
 
 
@@ -168,25 +171,21 @@ async def respond(reply: Reply) -> HttpResponseBase:
         response = HttpResponse(head.body)
         response["content-length"] = str(len(head.body))
     else:
-        response = StreamingHttpResponse(streamed(reply))
+        response = StreamingHttpResponse(reply.chunks())
+        # However the response ends before the reply's end, the client has gone.
+        response._resource_closers.append(reply.leave)  # type: ignore[attr-defined]
     return with_headers(response, head)
-
-
-async def streamed(reply: Reply) -> AsyncIterator[bytes]:
-    """The reply's chunks; however this ends before its end, the client has gone."""
-    try:
-        async for chunk in reply.chunks():
-            yield chunk
-    finally:
-        reply.leave()
 
 
 def with_headers(response: HttpResponse | StreamingHttpResponse, head: Head | Answer) -> HttpResponseBase:
     response.status_code = head.status
     if not any(name == b"content-type" for name, _ in head.headers):
         del response["content-type"]
+    seen = set()
     for name, value in head.headers:
-        response[name.decode("latin1")] = value.decode("latin1")
+        text = value.decode("latin1")
+        response[name.decode("latin1")] = f"{response[name.decode('latin1')]}, {text}" if name in seen else text
+        seen.add(name)
     return response
 
 
@@ -216,10 +215,26 @@ async def known_key(request: HttpRequest) -> tuple[Runtime, Key]:
 
 async def not_served(request: HttpRequest, *args: str, **kwargs: str) -> HttpResponseBase:
     """A vendor's path that Baton does not relay: 404 in that vendor's dialect, saying what is served."""
-    call_id = new_call_id()
-    dialect = dialect_of(request)
     message = f"{request.method} {request.path[:200]} is not served by this relay; see /api/docs for what is."
-    return error_response(dialect, NotServed(message), call_id)
+    return error_response(dialect_of(request), NotServed(message), new_call_id())
+
+
+async def method_not_served(request: HttpRequest, *, allow: str) -> HttpResponseBase:
+    """405 in the path's dialect; `allow` names the methods that are served there."""
+    message = f"{request.method} is not served on {request.path[:200]}; use {allow}."
+    response = error_response(dialect_of(request), MethodNotServed(message), new_call_id())
+    response["allow"] = allow
+    return response
+
+
+async def unreadable(request: HttpRequest) -> HttpResponseBase:
+    """400 for a request that Django itself refuses to read."""
+    return error_response(dialect_of(request), InvalidRequest("The request can't be read."), new_call_id())
+
+
+async def failed(request: HttpRequest) -> HttpResponseBase:
+    """500: Baton's own fault. What happened stands in the log."""
+    return error_response(dialect_of(request), RelayError("Baton failed to answer this request."), new_call_id())
 
 
 def dialect_of(request: HttpRequest) -> Dialect:

@@ -23,6 +23,7 @@ ERRORS = {
     "permission_error": (403, "permission_error"),
     "model_not_found": (404, "not_found_error"),
     "not_found_error": (404, "not_found_error"),
+    "method_not_allowed": (405, "invalid_request_error"),
     "invalid_request_error": (400, "invalid_request_error"),
     "request_too_large": (413, "request_too_large"),
     "rate_limit_error": (429, "rate_limit_error"),

@@ -25,6 +25,7 @@ NATIVE = {
     "permission_error": ("invalid_request_error", "permission_denied"),
     "model_not_found": ("invalid_request_error", "model_not_found"),
     "not_found_error": ("invalid_request_error", None),
+    "method_not_allowed": ("invalid_request_error", None),
     "invalid_request_error": ("invalid_request_error", None),
     "request_too_large": ("invalid_request_error", "request_too_large"),
     "rate_limit_error": ("requests", "rate_limit_exceeded"),
