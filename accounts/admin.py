@@ -177,6 +177,7 @@ class AccountEventAdmin(ReadOnlyAdmin):
     search_fields = ("account_name", "model", "cause")
     search_help_text = "Account, model or cause"
     paginator = InfinitePaginator
+    show_full_result_count = False
     list_display_links = None
     empty_title = "No event yet"
     empty_text = "Rests, recoveries and rejected credentials of the accounts are listed here as they happen."

@@ -31,6 +31,7 @@ class UsageCorrectionAdmin(ReadOnlyAdmin):
     search_help_text = "Call id, author or reason"
     list_display_links = None
     paginator = InfinitePaginator
+    show_full_result_count = False
     empty_title = "No correction yet"
     empty_text = (
         "Records are never overwritten. Open a usage record, change its figures and give a reason: that is one."

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import msgspec
 from django import forms
+from django.db import transaction
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
 from accounts.models import Account
 from apikeys.models import ApiKey, Team
 from relay.call import CallStatus, Line, UsageSource
-from relay.corrections import COUNTS
+from relay.corrections import COUNTS, CorrectionError, correct
 from relay.models import UsageCorrection, UsageRecord
 from relay_site.display import count, milliseconds, usd
 from relay_site.form_fields import MapField, UsdField
@@ -39,6 +41,19 @@ PLAIN = (
 )
 
 
+class OwnerField(forms.TypedChoiceField):
+    """Rows to choose from, and the one that the record names, which may be gone."""
+
+    def __init__(self) -> None:
+        super().__init__(coerce=int, empty_value=None, required=False, widget=UnfoldAdminSelectWidget())
+
+    def offer(self, rows: Iterable[tuple[int, str]], own: tuple[int | None, str]) -> None:
+        found = dict(rows)
+        if own[0] is not None:
+            found.setdefault(own[0], f"{own[1]} (gone)")
+        self.choices = [("", "nobody"), *sorted(found.items(), key=lambda item: item[1])]
+
+
 class CorrectionForm(forms.ModelForm):
     """What is typed here never overwrites silently: it becomes a correction with its author and reason."""
 
@@ -47,9 +62,9 @@ class CorrectionForm(forms.ModelForm):
         min_value=0,
         help_text="Left alone, it follows the counts by the prices of the call's time. Typed, it goes before them.",
     )
-    team = forms.ModelChoiceField(Team.objects.all(), required=False, widget=UnfoldAdminSelectWidget())
-    key = forms.ModelChoiceField(ApiKey.objects.all(), required=False, widget=UnfoldAdminSelectWidget())
-    account = forms.ModelChoiceField(Account.objects.all(), required=False, widget=UnfoldAdminSelectWidget())
+    team = OwnerField()
+    key = OwnerField()
+    account = OwnerField()
     status = forms.ChoiceField(
         choices=[(status.value, status.value.replace("_", " ")) for status in CallStatus],
         widget=UnfoldAdminSelectWidget(),
@@ -86,8 +101,27 @@ class CorrectionForm(forms.ModelForm):
                 self.fields[name].label, self.fields[name].required = label, False
         for name in ("cost_nanos", "tags", "status", "usage_source"):
             self.initial[name] = getattr(record, name)
-        for name in OWNERS:
-            self.initial[name] = getattr(record, f"{name}_id")
+        for name, model in OWNERS.items():
+            own = getattr(record, f"{name}_id"), getattr(record, f"{name}_name")
+            self.initial[name] = own[0]
+            if isinstance(field := self.fields.get(name), OwnerField):
+                field.offer(model.objects.values_list("pk", "name"), own)
+
+    def clean(self) -> dict[str, Any]:
+        """Try it, so that saving succeeds; what is wrong stands at its field."""
+        cleaned = super().clean() or self.cleaned_data
+        if self.errors:
+            return cleaned
+        before = transaction.savepoint()
+        try:
+            correct(self.instance.pk, self.changes(), author="", reason=cleaned["reason"])
+        except CorrectionError as error:
+            name, _, said = str(error).partition(": ")
+            field = name.removesuffix("_id").removesuffix("_name")
+            self.add_error(field if said and field in self.fields else None, said or name)
+        finally:
+            transaction.savepoint_rollback(before)
+        return cleaned
 
     def _post_clean(self) -> None:
         """The row is left alone: `relay.corrections` writes it."""
@@ -98,7 +132,8 @@ class CorrectionForm(forms.ModelForm):
         for name in self.changed_data:
             value = self.cleaned_data.get(name)
             if name in OWNERS:
-                found |= {f"{name}_id": value.pk if value else None, f"{name}_name": value.name if value else ""}
+                row = OWNERS[name].objects.filter(pk=value).first() if value else None
+                found |= {f"{name}_id": row.pk if row else None, f"{name}_name": row.name if row else ""}
             elif name != "reason":
                 found[name] = value
         return found

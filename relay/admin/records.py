@@ -68,6 +68,7 @@ class UsageRecordAdmin(BatonModelAdmin):
     search_fields = ("id",)
     search_help_text = "Call id, response id, upstream request id or session"
     paginator = InfinitePaginator
+    show_full_result_count = False
     sortable_by = ()
     ordering = ("-id",)
     actions = None
@@ -157,6 +158,9 @@ class UsageRecordAdmin(BatonModelAdmin):
         form.correction = correct(
             obj.pk, form.changes(), author=request.user.get_username(), reason=form.cleaned_data["reason"]
         )
+
+    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: Any) -> None:
+        """Records have no relations."""
 
     def response_change(self, request: HttpRequest, obj: UsageRecord) -> HttpResponse:
         self.message_user(request, "The correction is booked; reports follow within a minute.", messages.SUCCESS)
