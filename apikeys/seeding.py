@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 
 from asgiref.sync import sync_to_async
 from django.db import DatabaseError
+from django.db.migrations.recorder import MigrationRecorder
 
 from apikeys.authentication import KEYS
 from apikeys.keyring import KeyRing
@@ -61,12 +62,37 @@ async def ensure_seeded(store: Store, ring: KeyRing, *, now: float) -> None:
     """Seed in bulk whatever limit of the keys and teams has no seed yet; call it at start, after the journals of dead
     processes have been recovered. Where that can't be done now, it is logged, and the first call that needs it tries
     again."""
+    progress = _progress.setdefault(store, Progress())
     try:
+        if progress.ring is None:
+            await forget_another_database(store)
         await seed(store, rules_of(ring), now=now)
     except StoreAway as error:
         logger.warning("Limits are not seeded yet: %s", error.reason)
     else:
-        _progress.setdefault(store, Progress()).ring = ring
+        progress.ring = ring
+
+
+async def forget_another_database(store: Store) -> None:
+    """Empty a store whose counters were made from another database: ids mean other limits there."""
+    mark = await store.generation()
+    if mark and not mark.startswith(f"{await sync_to_async(identity)()}."):
+        logger.warning("The limit counters belong to another database; they are made anew from this one's ledger")
+        await store.forget_limits()
+
+
+def identity() -> str:
+    """What tells this database from others: when its first migration ran. A backup of it is the same database.
+
+    Raises StoreAway.
+    """
+    try:
+        first = MigrationRecorder.Migration.objects.order_by("id").values_list("applied", flat=True).first()
+    except DatabaseError as error:
+        raise away(error) from None
+    finally:
+        give_connection_back()
+    return first.strftime("%Y%m%d%H%M%S%f") if first is not None else ""
 
 
 async def keep_up(store: Store, ring: KeyRing, *, now: float) -> None:
@@ -97,7 +123,8 @@ async def seed(store: Store, rules: Iterable[LimitRule], *, now: float) -> None:
             return
         cut, sums = await ask_the_ledger(limits, now=now, since=since)
         seeds = [seed_of(limit, sums[limit.limit].amount, at=now, cut=cut) for limit in limits]
-        await store.seed(seeds, generation=generation or secrets.token_hex(8))
+        mark = generation or f"{await sync_to_async(identity)()}.{secrets.token_hex(8)}"
+        await store.seed(seeds, generation=mark)
         if limits:
             progress.looks.append(Look(tuple(limits), now, cut, sums))
 
@@ -125,9 +152,13 @@ async def ask_the_ledger(limits: Sequence[Counted], *, now: float, since: float)
     try:
         sums = await sync_to_async(read)(limits, at=now, cut=now + monotonic() - since)
     except DatabaseError as error:
-        logger.error("The ledger can't be read, so limits can't be seeded: %s", type(error).__name__)
-        raise StoreAway("Limits can't be checked at the moment.", retry_after=5, reason="limits_unseeded") from None
+        raise away(error) from None
     return now + monotonic() - since, sums
+
+
+def away(error: DatabaseError) -> StoreAway:
+    logger.error("The ledger can't be read, so limits can't be seeded: %s", type(error).__name__)
+    return StoreAway("Limits can't be checked at the moment.", retry_after=5, reason="limits_unseeded")
 
 
 def seed_of(limit: Counted, value: int, *, at: float, cut: float) -> Seed:

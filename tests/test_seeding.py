@@ -19,7 +19,7 @@ from apikeys.rules import counted_one
 from relay.call import Call, Demand, Endpoint, Envelope, Key, LimitRule, new_call_id
 from relay.errors import BudgetExceeded
 from relay.models import UsageRecord
-from relay.state import Store, StoreAway
+from relay.state import Seed, Store, StoreAway
 from relay.state.memory import MemoryStore
 from tests.stores import KINDS, empty_redis, make, play
 
@@ -189,6 +189,23 @@ def test_the_start_seeds_every_key_in_bulk(ring: Callable[..., KeyRing]) -> None
     async_to_sync(seeding.ensure_seeded)(store, ring(replace(KEY, limits=limits)), now=NOON)
     assert set(async_to_sync(store.seeded)()) == {counted_one(item).limit for item in limits}
     assert async_to_sync(stands)(store, limits[1]) == 4
+
+
+def test_counters_of_another_database_are_made_anew(kind: str, ring: Callable[..., KeyRing]) -> None:
+    """Such as the tests' own: a new database, and the same Redis as before."""
+    limit = rule()
+    record(cost_nanos=4)
+
+    async def story(store: Store) -> None:
+        await store.seed([Seed(counted_one(limit).limit, NOON - 60, {})], generation="another.1")
+        await admission.settle(store, await admit(store, limit), tokens=0, cost=99, now=NOON)
+        await seeding.ensure_seeded(store, ring(replace(KEY, limits=(limit,))), now=NOON)
+        assert await stands(store, limit) == 4
+        mark = await store.generation()
+        await seeding.ensure_seeded(store, KEYS.current, now=NOON)
+        assert await store.generation() == mark
+
+    play(kind, story)
 
 
 def test_redis_flushed_is_seeded_again_with_the_calls_in_flight(ring: Callable[..., KeyRing]) -> None:

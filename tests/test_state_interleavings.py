@@ -79,6 +79,7 @@ class Relay(RuleBasedStateMachine):
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(KEYS, "current", KeyRing(by_id={7: self.key}))
         self.patch.setattr(seeding, "read", self.ledger)
+        self.patch.setattr(seeding, "identity", lambda: "database")
         self.patch.setattr(seeding, "monotonic", lambda: 0.0)
         self.patch.setattr(seeding, "others_shipped", self.shipped)
 

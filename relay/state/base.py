@@ -129,6 +129,9 @@ class Store(Protocol):
     async def adjust(self, counters: Mapping[str, int], *, now: float) -> None:
         """Add signed amounts to counters that exist: what a correction of the ledger changed. Never below zero."""
 
+    async def forget_limits(self) -> None:
+        """Drop counters, reservations, seeds and the mark: they belong to another database."""
+
     async def seeded(self) -> Mapping[str, float]:
         """The limits that have their seed, with its `cut`."""
 

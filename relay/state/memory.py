@@ -135,6 +135,13 @@ class MemoryStore(MemoryRests):
                 if name in self._counters:
                     self._counters[name] = max(0, self._counters[name] + amount)
 
+    async def forget_limits(self) -> None:
+        with self._lock:
+            for table in (self._counters, self._open, self._late, self._seeded):
+                table.clear()
+            self._expiries.clear()
+            self._generation = ""
+
     async def seeded(self) -> Mapping[str, float]:
         with self._lock:
             return dict(self._seeded)

@@ -202,6 +202,19 @@ class RedisStore(RedisRests):
         keys = [f"{PREFIX}c:{name}" for name in counters]
         await self._link.script(scripts.ADJUST, keys, *(str(amount) for amount in counters.values()))
 
+    async def forget_limits(self) -> None:
+        await self._link.command("DEL", GENERATION, SEEDED, OPEN)
+        for kind in ("c", "o", "t"):
+            cursor = "0"
+            while True:
+                found, keys = await self._link.command("SCAN", cursor, "MATCH", f"{PREFIX}{kind}:*", "COUNT", 1000)
+                cursor = str(found)
+                if keys:
+                    await self._link.command("UNLINK", *keys)
+                if cursor == "0":
+                    break
+        await self._load_marks()
+
     async def seeded(self) -> Mapping[str, float]:
         await self._load_marks()
         return dict(self._seeded)
