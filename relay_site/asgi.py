@@ -20,9 +20,11 @@ from relay.call import new_call_id
 from relay.runtime import lifespan
 from relay.slim import Receive, Scope, Send, relay_entry
 from relay.urls import websocket_urlpatterns
+from relay_site import daphne_denial
 from relay_site.checks import refuse_exposure
 
 refuse_exposure()
+daphne_denial.install()
 
 RELAY_ROOTS = frozenset(
     "api claude gemini openai azure v1 v1beta v1beta1 v1alpha healthz readyz metrics internal".split()
@@ -72,7 +74,7 @@ async def refuse_upgrade(scope: Scope, receive: Receive, send: Send) -> None:
     message: dict[str, Any] = await receive()  # type: ignore[assignment]
     if message["type"] != "websocket.connect":
         return
-    if "websocket.http.response" not in scope.get("extensions", {}):
+    if daphne_denial.EXTENSION not in scope.get("extensions", {}):
         if not deny_on_daphne(send):
             await send({"type": "websocket.close", "code": 1002})
         return
