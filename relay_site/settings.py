@@ -159,6 +159,8 @@ if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
     # A file, so that server processes started by tests see the same database.
     DATABASES["default"]["TEST"] = {"NAME": str(RELAY_DATA_DIR / "test.sqlite3")}
 else:
+    # A database that was restarted leaves dead connections in the pool: they are looked at before they are given out.
+    DATABASES["default"]["CONN_HEALTH_CHECKS"] = True
     DATABASES["default"]["OPTIONS"] = {"pool": {"min_size": 0, "max_size": int(env("DATABASE_POOL_SIZE") or 10)}}
 
 # --- Sign-in ---------------------------------------------------------------------------------------

@@ -34,6 +34,8 @@ def call(server: Server, key: str, **fields: Any) -> httpx.Response:
     return httpx.post(f"{server.url}/v1/messages", json=body, headers=headers, timeout=20)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(400)  # a dozen processes, each of which starts Django
 @pytest.mark.parametrize("server", ["uvicorn"], indirect=True)
 def test_from_an_account_and_a_key_to_a_record_and_its_roll_up(
     server: Server, installation: Installation, said: Any

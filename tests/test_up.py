@@ -20,7 +20,7 @@ import pytest
 
 from tests.harness import ROOT, free_port, wait_for
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 Start = Callable[..., "Up"]
 
 
