@@ -107,7 +107,8 @@ def ended_before(cut: float, records: QuerySet[Any]) -> QuerySet[Any]:
         Milliseconds("created_at") + Coalesce(F("duration_ms"), Value(0)), output_field=BigIntegerField()
     )
     ended_in_time = Q(pk__lt=first_id(cut - longest)) | Q(ended_ms__lt=math.ceil(cut * 1000))
-    return records.alias(ended_ms=ended).filter(ended_in_time)
+    known: QuerySet[Any] = records.alias(ended_ms=ended).filter(ended_in_time)
+    return known
 
 
 class Milliseconds(Func):

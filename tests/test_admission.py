@@ -24,9 +24,8 @@ DEMAND = Demand(tokens=100, cost=DOLLAR // 10, worst_tokens=1000, worst_cost=DOL
 
 
 def limit(metric: str, amount: int, per: str = "day", **fields: Any) -> LimitRule:
-    return LimitRule(
-        **{"id": 1, "scope": "key", "owner_id": 7, "metric": metric, "amount": amount, "per": per} | fields
-    )
+    columns: dict[str, Any] = {"id": 1, "scope": "key", "owner_id": 7} | fields
+    return LimitRule(metric=metric, amount=amount, per=per, **columns)
 
 
 def call(*limits: LimitRule, model: str = "claude-opus-4-5", metered: bool = True, at: float = NOON) -> Call:

@@ -157,7 +157,7 @@ def test_a_new_key_works_before_the_snapshot_has_it() -> None:
     Limit.objects.create(key=key, metric="requests", amount=5, per="day")
     Limit.objects.create(team=team, metric="cost", amount=7, per="month")
     found = come_in()
-    assert (found.name, found.team, found.families, found.expires_at) == ("ada", "crew", {"claude"}, NOW + 60)
+    assert (found.name, found.team, set(found.families), found.expires_at) == ("ada", "crew", {"claude"}, NOW + 60)
     assert [(rule.scope, rule.metric) for rule in found.limits] == [("key", "requests"), ("team", "cost")]
     with CaptureQueriesContext(connection) as queries:
         assert come_in() is found

@@ -76,6 +76,8 @@ class RedisLink:
     async def _guarded(self, run: Any) -> Any:
         if time.monotonic() < self._away_until:
             raise away()
+        task = asyncio.current_task()
+        cancelled = task.cancelling() if task is not None else 0
         try:
             try:
                 answer = await run()
@@ -87,6 +89,9 @@ class RedisLink:
         except (RedisConnectionError, RedisTimeoutError, RedisError, OSError) as error:
             self._note(error)
             raise away() from error
+        if task is not None and task.cancelling() > cancelled:
+            # Python 3.11's wait_for, which the client is built on, can swallow a cancellation.
+            raise asyncio.CancelledError
         if self._away:
             self._away = False
             logger.info("Redis answers again")
