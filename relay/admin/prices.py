@@ -60,7 +60,9 @@ class UsdWidget(widgets.Widget):
         return nanos_of(forms.DecimalField().clean(str(value)))
 
     def render(self, value: Any, obj: Any = None, **kwargs: Any) -> str:
-        return usd_plain(value)
+        return (
+            "" if value is None else usd_plain(value)
+        )  # None: an import compares with the row before, of which there is none
 
 
 class PriceResource(resources.ModelResource):
