@@ -46,8 +46,9 @@ def words(line: str) -> list[str]:
 
 
 def registered(text: str, imported: str, entry: str) -> str:
-    """The registry with its two new lines: the import among the others, the instance at the end."""
-    text = text.replace("\nfrom relay.providers.gemini ", f"\n{imported}from relay.providers.gemini ", 1)
+    """The registry with its two new lines: the import after the others, the instance at the end."""
+    imports, found, rest = text.partition("\nPROVIDERS: ")
+    text = f"{imports}{imported}{found}{rest}"
     end = text.index("\n    )\n}") + 1
     return text[:end] + entry + text[end:]
 
