@@ -22,7 +22,7 @@ from relay_site.display import count, time_left
 SOON = timedelta(days=14)
 NEAR = 0.8
 UNPRICED_DAYS = 30
-BEHIND = timedelta(hours=2)
+BEHIND = timedelta(minutes=30)
 SHOWN = 5
 
 
@@ -82,10 +82,10 @@ def unpriced(*, now: datetime) -> list[Finding]:
 
 
 def behind(*, now: datetime) -> list[Finding]:
-    oldest = RollUpMark.objects.filter(hour__lt=now - BEHIND).order_by("hour").first()
-    if oldest is None:
+    oldest = RollUpMark.objects.order_by("at").first()
+    if oldest is None or oldest.at > now - BEHIND:
         return []
-    left = time_left((now - oldest.hour).total_seconds())
+    left = time_left((now - oldest.at).total_seconds())
     return [
         Finding(
             "warning", f"Roll-ups are {left} behind: is the Celery worker running? Figures here are right, but slow."

@@ -60,9 +60,8 @@ class UsdWidget(widgets.Widget):
         return nanos_of(forms.DecimalField().clean(str(value)))
 
     def render(self, value: Any, obj: Any = None, **kwargs: Any) -> str:
-        return (
-            "" if value is None else usd_plain(value)
-        )  # None: an import compares with the row before, of which there is none
+        # An import shows what was there before: of a new row nothing.
+        return "" if value is None else usd_plain(value)
 
 
 class PriceResource(resources.ModelResource):
