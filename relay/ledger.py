@@ -90,7 +90,9 @@ class Ledger:
         return min(LONGEST_PAUSE, max(self._interval, pause * 2))
 
     def _round(self, *, now: float) -> bool:
-        while self._ship() and not self._stopping.is_set():
+        # No further than now: the next round gets what comes meanwhile, in one batch, not call by call.
+        until = self._journal.synced
+        while self._ship(until) and not self._stopping.is_set():
             pass
         if now >= self._next_sweep:
             self._next_sweep = now + SWEEP_SECONDS
@@ -100,10 +102,9 @@ class Ledger:
             self._drop()
         return self._recover_some()
 
-    def _ship(self) -> bool:
-        """Ship one piece of the own journal; return whether there was one."""
+    def _ship(self, limit: Position) -> bool:
+        """Ship one piece of the own journal, nothing behind `limit`; return whether there was one."""
         journal, start = self._journal, self._cursor.shipped
-        limit = journal.synced
         if start >= limit:
             return False
         piece = read(journal.folder, start, limit=limit, ends=journal.ends)
@@ -173,7 +174,7 @@ class Ledger:
         deadline = time.monotonic() + STOP_SECONDS
         while time.monotonic() < deadline:
             try:
-                while self._ship():
+                while self._ship(self._journal.synced):
                     pass
                 if self._cursor.shipped != START:
                     save_cursor(self._journal.folder, self._cursor)

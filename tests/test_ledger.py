@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from relay.call import Attempt, Line, Record, new_call_id
+from relay.entries import Entry
+from relay.ledger import Ledger
 from relay.models import Quarantine, RollUpMark, UsageRecord
+from relay.rows import Books
 from relay.segments import load_cursor
 from tests.journals import a_journal, a_ledger, a_record, eventually, write
 
@@ -74,6 +78,26 @@ def test_a_record_is_there_half_a_second_after_its_end(tmp_path: Path) -> None:
         start = time.monotonic()
         eventually(UsageRecord.objects.exists)
         assert time.monotonic() - start < 5  # generous: this machine is shared; bench/journal.py measures
+
+
+def test_what_comes_during_a_round_waits_for_the_next(tmp_path: Path) -> None:
+    with a_journal(tmp_path) as journal:
+
+        class Busy(Books):
+            """While one batch is being booked, the next call ends."""
+
+            def add(self, ended: Sequence[Entry]) -> None:
+                super().add(ended)
+                write(journal, ("end", a_record()))
+
+        ledger = Ledger(journal, interval=60, on_recovered=lambda record, holds: None)
+        ledger._books = Busy()
+        write(journal, ("end", a_record()), ("end", a_record()))
+        ledger._round(now=0.0)
+        assert (journal.shipped, journal.waiting) == (2, 1)
+        ledger._round(now=0.0)
+        assert (journal.shipped, journal.waiting) == (3, 1)
+        ledger._books.close()
 
 
 def test_what_comes_twice_is_booked_once(tmp_path: Path) -> None:
