@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from asgiref.sync import async_to_sync
 
+import relay.journal as journal_module
 from relay.call import CallStatus, Record, new_call_id
 from relay.entries import Entry, Kind, scan
 from relay.journal import Journal
@@ -78,6 +79,52 @@ def test_those_who_wait_together_are_synced_together_and_in_order(tmp_path: Path
     with running(tmp_path) as journal:
         async_to_sync(calls)(journal)
         assert [entry.record().error for entry in on_disk(journal)] == [f"e{n}" for n in range(500)]
+
+
+class Counting(Journal):
+    """Remembers how many entries each sync took."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.synced_together: list[int] = []
+
+    def _sync(self, piece: list[journal_module._Waiting]) -> None:
+        super()._sync(piece)
+        self.synced_together.append(len(piece))
+
+
+def test_an_opening_shares_the_sync_of_what_is_awaited_but_a_stream_s_goes_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "IDLE", 60.0)
+    monkeypatch.setattr(journal_module, "GATHER", 60.0)
+
+    async def calls(kept: Counting) -> None:
+        first, second = record("first"), record("second")
+        opened = [kept.open(first), kept.open(second)]
+        await asyncio.sleep(0.05)
+        assert kept.synced_together == []
+        await kept.close(first)
+        assert [future.done() for future in opened] == [True, True]
+        await kept.open(record("stream", stream=True))
+        assert kept.synced_together == [3, 1]
+
+    kept = Counting(tmp_path)
+    kept.start()
+    async_to_sync(calls)(kept)
+    kept.stop()
+
+
+def test_an_opening_that_nobody_joins_is_written_nevertheless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_module, "IDLE", 60.0)
+
+    async def calls(kept: Journal) -> None:
+        await kept.open(record("first"))
+        await kept.open(record("second"))
+        assert len(on_disk(kept)) == 2
+
+    with running(tmp_path) as kept:
+        async_to_sync(calls)(kept)
 
 
 def test_segments_follow_one_another_and_are_cut_to_their_length(tmp_path: Path) -> None:
