@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from apikeys import seeding
+from apikeys import corrections, seeding
 from apikeys.authentication import KEYS
 from apikeys.refusal import refusal
 from apikeys.rules import Counted, counted
 from apikeys.standing import RateLimit, limit_headers, standing
-from relay.call import Call, CallStatus, Demand, Key, Record
+from relay.call import Call, CallStatus, Demand, Key, LimitRule, Record
 from relay.errors import InvalidRequest
 from relay.state.base import Hold, Refused, Store, Unseeded
 
@@ -183,7 +183,17 @@ def strict_cost(holds: Sequence[Hold]) -> int:
     return max((hold.amount for hold in holds if hold.metric == "cost" and not hold.over), default=0)
 
 
-async def renew(store: Store, reservations: Sequence[Reservation], *, now: float, lease: float = LEASE) -> None:
-    """Prolong the leases of the calls in flight; call it every few seconds. Also seeds limits that are new."""
+async def renew(
+    store: Store,
+    reservations: Sequence[Reservation],
+    *,
+    now: float,
+    lease: float = LEASE,
+    others: Sequence[LimitRule] = (),
+) -> None:
+    """Prolong the leases of the calls in flight; call it every few seconds. Also seeds limits that are new, and lets
+    counters follow corrected records; `others` are limits that stand on no key or team."""
     await store.renew([reservation.owner for reservation in reservations], now=now, lease=lease)
-    await seeding.keep_up(store, KEYS.current, now=now)
+    ring = KEYS.current
+    await seeding.keep_up(store, ring, now=now)
+    await corrections.follow(store, lambda: [*seeding.rules_of(ring), *others], now=now)

@@ -133,9 +133,14 @@ async def missing(store: Store, rules: Iterable[LimitRule]) -> tuple[list[Counte
     """The limits that have no seed yet, and the store's mark; without a mark, also all limits of all keys."""
     known = await store.seeded()
     generation = await store.generation()
-    asked = rules if generation else [*rules_of(KEYS.current), *rules]
-    limits = {limit.limit: limit for limit in map(counted_one, asked) if limit.metric != "concurrency"}
-    return [limit for name, limit in limits.items() if name not in known], generation
+
+    def unseeded() -> list[Counted]:
+        asked = rules if generation else [*rules_of(KEYS.current), *rules]
+        limits = {limit.limit: limit for limit in map(counted_one, asked) if limit.metric != "concurrency"}
+        return [limit for name, limit in limits.items() if name not in known]
+
+    # In a thread: with ten thousand keys it takes so long that calls would notice.
+    return await asyncio.to_thread(unseeded), generation
 
 
 async def others_shipped() -> None:

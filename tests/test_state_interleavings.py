@@ -19,7 +19,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from apikeys import admission, seeding
+from apikeys import admission, corrections, seeding
 from apikeys.admission import Reservation
 from apikeys.authentication import KEYS, KeyRing
 from apikeys.ledger_sums import Used
@@ -79,6 +79,8 @@ class Relay(RuleBasedStateMachine):
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(KEYS, "current", KeyRing(by_id={7: self.key}))
         self.patch.setattr(seeding, "read", self.ledger)
+        self.patch.setattr(corrections, "start", lambda now: 0)
+        self.patch.setattr(corrections, "read", lambda after, done: [])
         self.patch.setattr(seeding, "identity", lambda: "database")
         self.patch.setattr(seeding, "monotonic", lambda: 0.0)
         self.patch.setattr(seeding, "others_shipped", self.shipped)

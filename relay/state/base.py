@@ -126,8 +126,11 @@ class Store(Protocol):
         A store that has another mark keeps it and its seeds: somebody else was first.
         """
 
-    async def adjust(self, counters: Mapping[str, int], *, now: float) -> None:
-        """Add signed amounts to counters that exist: what a correction of the ledger changed. Never below zero."""
+    async def adjust(self, counters: Mapping[str, int], *, now: float, once: str = "") -> None:
+        """Add signed amounts to counters that exist: what a correction of the ledger changed. Never below zero.
+
+        With a name in `once`, only the first call of that name changes anything (within days).
+        """
 
     async def forget_limits(self) -> None:
         """Drop counters, reservations, seeds and the mark: they belong to another database."""

@@ -13,7 +13,7 @@ from relay.state.base import Hold, Refused, Seed, Unseeded
 from relay.state.memory_rests import MemoryRests
 
 CONCURRENCY = "concurrency"
-LATE_KEPT = 26 * 3600.0  # seconds for which a settlement without a reservation can't happen twice
+LATE_KEPT = 3 * 86_400.0  # seconds for which a settlement without a reservation can't happen twice
 
 
 class MemoryStore(MemoryRests):
@@ -128,9 +128,13 @@ class MemoryStore(MemoryRests):
                     for name, (value, expires) in seed.counters.items():
                         self._set(name, value, expires)
 
-    async def adjust(self, counters: Mapping[str, int], *, now: float) -> None:
+    async def adjust(self, counters: Mapping[str, int], *, now: float, once: str = "") -> None:
         with self._lock:
             self._forget(now)
+            if once and once in self._late:
+                return
+            if once:
+                self._late[once] = now
             for name, amount in counters.items():
                 if name in self._counters:
                     self._counters[name] = max(0, self._counters[name] + amount)

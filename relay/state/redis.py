@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 CONCURRENCY = "concurrency"
 GENERATION, SEEDED, OPEN = f"{PREFIX}generation", f"{PREFIX}seeded", f"{PREFIX}open"
 OPEN_FOR = 40 * 86_400  # seconds: longer than any period but "total"; recovery settles within minutes
-LATE_FOR = 26 * 3600
+LATE_FOR = 3 * 86_400
 FORGOTTEN = "-"  # the life of a counter that has ended
 
 
@@ -198,9 +198,9 @@ class RedisStore(RedisRests):
         await self._load_marks()
         await self._restore()  # holds of limits that had no seed until now
 
-    async def adjust(self, counters: Mapping[str, int], *, now: float) -> None:
-        keys = [f"{PREFIX}c:{name}" for name in counters]
-        await self._link.script(scripts.ADJUST, keys, *(str(amount) for amount in counters.values()))
+    async def adjust(self, counters: Mapping[str, int], *, now: float, once: str = "") -> None:
+        keys = [f"{PREFIX}t:{once}" if once else "", *(f"{PREFIX}c:{name}" for name in counters)]
+        await self._link.script(scripts.ADJUST, keys, LATE_FOR, *(str(amount) for amount in counters.values()))
 
     async def forget_limits(self) -> None:
         await self._link.command("DEL", GENERATION, SEEDED, OPEN)

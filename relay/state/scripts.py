@@ -152,9 +152,10 @@ for i = 1, #reserved do reserved[i] = string.format('%.0f', reserved[i]) end
 return {used, reserved}
 """
 
-# KEYS: counters. ARGV: signed amounts.
+# KEYS: mark ('' = none), then counters. ARGV: life of the mark, then signed amounts.
 ADJUST = """
-for i = 1, #KEYS do
+if KEYS[1] ~= '' and not redis.call('SET', KEYS[1], '1', 'NX', 'EX', ARGV[1]) then return 0 end
+for i = 2, #KEYS do
   if redis.call('EXISTS', KEYS[i]) == 1 and redis.call('INCRBY', KEYS[i], ARGV[i]) < 0 then
     redis.call('SET', KEYS[i], '0', 'KEEPTTL')
   end
