@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ninja import NinjaAPI
 
-from relay.api import anthropic, azure, baton, internal, models, openai
+from relay.api import anthropic, azure, baton, gemini, internal, models, openai
 
 api = NinjaAPI(
     title="Baton",
@@ -16,6 +16,7 @@ api = NinjaAPI(
 api.add_router("", anthropic.router)
 api.add_router("", openai.router)
 api.add_router("", azure.router)
+api.add_router("", gemini.router)
 api.add_router("", models.router)
 api.add_router("", baton.router)
 api.add_router("/internal", internal.router)

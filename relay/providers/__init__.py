@@ -8,12 +8,22 @@ from relay.providers.bedrock import Bedrock
 from relay.providers.ccr import Ccr
 from relay.providers.claude_console import ClaudeConsole
 from relay.providers.claude_official import ClaudeOfficial
+from relay.providers.gemini import Gemini
 from relay.providers.openai import OpenAI
 from relay.providers.openai_compatible import OpenAICompatible
 
 PROVIDERS: dict[str, Provider] = {
     provider.kind: provider
-    for provider in (ClaudeOfficial(), ClaudeConsole(), Ccr(), Bedrock(), OpenAI(), AzureOpenAI(), OpenAICompatible())
+    for provider in (
+        ClaudeOfficial(),
+        ClaudeConsole(),
+        Ccr(),
+        Bedrock(),
+        Gemini(),
+        OpenAI(),
+        AzureOpenAI(),
+        OpenAICompatible(),
+    )
 }
 
 FAMILIES = ("claude", "gemini", "openai")

@@ -16,12 +16,20 @@ from relay.simulator.anthropic import Anthropic
 from relay.simulator.app import Simulator
 from relay.simulator.base import Dialect
 from relay.simulator.bedrock import Bedrock
+from relay.simulator.gemini import Gemini, GeminiArray
 from relay.simulator.http import Listener, listen
 from relay.simulator.openai_chat import OpenAIChat
 from relay.simulator.openai_responses import OpenAIResponses
 
 # Order matters where two vendors serve one path: the first that says it serves a request answers it.
-DIALECTS: tuple[Dialect, ...] = (Bedrock(), Anthropic(), OpenAIResponses(), OpenAIChat())
+DIALECTS: tuple[Dialect, ...] = (
+    Bedrock(),
+    GeminiArray(),
+    Gemini(),
+    Anthropic(),
+    OpenAIResponses(),
+    OpenAIChat(),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

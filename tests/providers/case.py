@@ -50,7 +50,7 @@ def call_of(
 def relayed(provider: Provider, call: Call, account: Account, chunks: list[bytes]) -> tuple[bytes, Outcome]:
     """What the client gets and what is counted, as the pipeline does it."""
     framer = provider.framer(call, call.envelope.model)
-    meter = DIALECTS[call.endpoint.dialect].meter(call.endpoint)
+    meter = DIALECTS[call.endpoint.dialect].spoken(call).meter(call.endpoint)
     hide = provider.hidden(call, account)
     out = []
     for block in (*(framer.feed(chunk) for chunk in chunks), framer.flush()):
