@@ -182,8 +182,8 @@ class Runtime:
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
             try:
                 held = [flight.reservation for flight in self.flights.values() if flight.reservation is not None]
-                await admission.renew(self.store, held, now=time.time(), lease=LEASE_SECONDS)
-                await self._seed()
+                others = [rule for account in ACCOUNTS.current for rule in account.limits]
+                await admission.renew(self.store, held, now=time.time(), lease=LEASE_SECONDS, others=others)
                 await asyncio.to_thread(self.refusals.flush)
             except Exception:
                 logger.exception("Housekeeping failed; trying again in %s s", HOUSEKEEPING_SECONDS)
