@@ -57,12 +57,18 @@ FILL = """
 
 def fill(records: int, *, start: datetime, days: int) -> None:
     step = days * 86400_000 / records
+    with connection.schema_editor() as editor:
+        for index in UsageRecord._meta.indexes:
+            editor.remove_index(UsageRecord, index)
     for first in range(0, records, CHUNK):
         last = min(first + CHUNK, records) - 1
         with connection.cursor() as cursor:
             cursor.execute("SET synchronous_commit = off")
             cursor.execute(FILL, [start.timestamp() * 1000, step, first, last])
         print(f"{last + 1} records", flush=True)
+    with connection.schema_editor() as editor:
+        for index in UsageRecord._meta.indexes:
+            editor.add_index(UsageRecord, index)
     with connection.cursor() as cursor:
         cursor.execute("VACUUM ANALYZE relay_usagerecord")
 
@@ -131,6 +137,8 @@ def main() -> None:
         timed("fill", lambda: fill(arguments.records, start=start, days=arguments.days), records=arguments.records)
         mark_since(start, until=now)
         timed("roll-up of everything", roll_up, records=arguments.records)
+        with connection.cursor() as cursor:
+            cursor.execute("ANALYZE relay_usagehour, relay_usageday")
     timed("reconcile", lambda: reconcile(now=datetime.now(UTC)).reasons or "ok", records=arguments.records)
     mark_since(now - timedelta(hours=2), until=now)
     timed("roll-up of three hours", roll_up, records=arguments.records // arguments.days // 8)
