@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from html.parser import HTMLParser
 from typing import Any
 
 import pytest
@@ -67,3 +68,53 @@ def test_the_dashboard_stands(staff: Client, query: str, filled: bool) -> None:
     page = staff.get(reverse("admin:index") + query)
     assert page.status_code == 200
     assert ("First steps" in page.text) is not filled
+
+
+class Scripts(HTMLParser):
+    """Finds what a policy without 'unsafe-inline' for scripts would stop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        runs = given.get("type", "text/javascript") in {"text/javascript", "module", ""}
+        if tag == "script" and "src" not in given and runs:
+            self.found.append(str(attrs))
+        self.found += [name for name in given if name.startswith("on")]
+        self.found += [value for value in given.values() if value and value.lower().startswith("javascript:")]
+
+
+def test_no_page_has_a_script_in_it_so_the_policy_forbids_them(staff: Client) -> None:
+    make_everything(timezone.now())
+    urls = [url for label, page in pages() if (url := address(label, page))]
+    urls += [reverse("admin:index"), reverse("admin:usage_report"), reverse("admin:relay_price_import")]
+    found = {}
+    for url in urls:
+        page = staff.get(url)
+        scripts = Scripts()
+        scripts.feed(page.text)
+        if scripts.found and page.status_code == 200:
+            found[url] = scripts.found
+        policy = dict(part.strip().partition(" ")[::2] for part in page["content-security-policy"].split(";"))
+        assert policy["script-src"] == "'self' 'unsafe-eval'"
+        assert policy["default-src"] == "'self'"
+    assert found == {}
+
+
+@pytest.mark.parametrize("path", ["baton/baton.css", "baton/baton.js", "unfold/css/styles.css", "baton/favicon.svg"])
+def test_static_files_are_served_without_debug(client: Client, path: str) -> None:
+    answer = client.get(f"/static/{path}")
+    assert (answer.status_code, answer.streaming, len(answer.content) > 100) == (200, False, True)
+    assert "access-control-allow-origin" not in answer
+    again = client.get(f"/static/{path}", headers={"if-none-match": answer["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    assert client.head(f"/static/{path}").content == b""
+    assert client.get("/static/../relay_site/settings.py").status_code == 404
+
+
+def test_signing_in_leads_to_the_dashboard(client: Client) -> None:
+    make_user("ada", superuser=True)
+    answer = client.post(reverse("admin:login"), {"username": "ada", "password": "a long enough password"})
+    assert (answer.status_code, answer.headers["location"]) == (302, reverse("admin:index"))
