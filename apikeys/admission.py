@@ -195,5 +195,5 @@ async def renew(
     counters follow corrected records; `others` are limits that stand on no key or team."""
     await store.renew([reservation.owner for reservation in reservations], now=now, lease=lease)
     ring = KEYS.current
-    await seeding.keep_up(store, ring, now=now)
+    await seeding.keep_up(store, ring, now=now, others=others)
     await corrections.follow(store, lambda: [*seeding.rules_of(ring), *others], now=now)

@@ -52,6 +52,7 @@ class Progress:
 
     looks: list[Look] = field(default_factory=list)
     ring: KeyRing | None = None  # all of its limits have their seeds
+    others: Sequence[LimitRule] = ()  # these too
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)  # one seeding at a time
 
 
@@ -95,12 +96,16 @@ def identity() -> str:
     return first.strftime("%Y%m%d%H%M%S%f") if first is not None else ""
 
 
-async def keep_up(store: Store, ring: KeyRing, *, now: float) -> None:
+async def keep_up(store: Store, ring: KeyRing, *, now: float, others: Sequence[LimitRule] = ()) -> None:
     """Every few seconds: seed limits that came with a new snapshot, or all of them in a store that lost its counters,
-    and look again at earlier seeds."""
+    and look again at earlier seeds. `others` are limits that stand on no key or team. Raises StoreAway."""
     progress = _progress.setdefault(store, Progress())
-    if progress.ring is not ring or not await store.generation():
+    lost = not await store.generation()
+    if lost or progress.ring is not ring:
         await ensure_seeded(store, ring, now=now)
+    if lost or progress.others != others:
+        await seed(store, others, now=now)
+        progress.others = others
     await look_again(store, now=now)
 
 
