@@ -39,6 +39,7 @@ def fault(script: str, told: Told) -> Fault:
 # A stream that has begun can't fail over any more: its client sees 200 and the dialect's error event.
 BEGUN = Told(200, 200)
 CREDENTIAL = Told(502, 401, rests="credential", rests_alone="credential", fails_over=True)
+SCRIPT = "~script"  # where the fault's script stands in a credential
 PIECES = "chunks=9~size=40~delay=0.01"
 FAULTS: Mapping[str, Fault] = {
     "ok": fault("", Told(200, 200)),
@@ -68,7 +69,7 @@ class Row:
     stream_path: str = ""  # where it is the path that asks for a stream
     headers: Mapping[str, str] = field(default_factory=dict)
     key_header: str = "authorization"
-    secret: str = "upstream-sim"  # the account's API key, which the script stands behind
+    credential: Mapping[str, str] = field(default_factory=lambda: {"api_key": f"upstream-sim{SCRIPT}"})
     account: Mapping[str, Any] = field(default_factory=dict)  # further columns
     differs: Mapping[str, Told] = field(default_factory=dict)  # where this vendor means something else by a fault
 

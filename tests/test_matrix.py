@@ -20,7 +20,7 @@ from apikeys.models import ApiKey, Binding
 from relay.internal import ask
 from relay.providers import PROVIDERS
 from tests.harness import Installation, Process, Server
-from tests.matrix_cases import FAULTS, OWN, Row, rows
+from tests.matrix_cases import FAULTS, OWN, SCRIPT, Row, rows
 
 SHORT = {"RELAY_FIRST_BYTE_TIMEOUT": "0.8", "RELAY_IDLE_TIMEOUT": "0.8"}
 # Of each dialect: a field of every whole answer, what only a stream's good end has, and where the counts of a stream
@@ -88,9 +88,10 @@ class Scene:
 
     def _account(self, name: str, *, script: str, priority: int = 50) -> Account:
         row = self.row
-        secret = f"{row.secret}~{script}" if script else row.secret
+        instead = f"~{script}" if script else ""
+        credential = {field: value.replace(SCRIPT, instead) for field, value in row.credential.items()}
         columns = {"base_url": self._url, "name": f"{name} {self.stream}", "priority": priority, **row.account}
-        return Account.objects.create(kind=row.kind, **columns, credential=encrypt({"api_key": secret}))
+        return Account.objects.create(kind=row.kind, **columns, credential=encrypt(credential))
 
     def _key(self, *accounts: Account) -> str:
         public_id, secret, digest = new_secret()
