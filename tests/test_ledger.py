@@ -86,9 +86,10 @@ def test_what_comes_during_a_round_waits_for_the_next(tmp_path: Path) -> None:
         class Busy(Books):
             """While one batch is being booked, the next call ends."""
 
-            def add(self, ended: Sequence[Entry]) -> None:
-                super().add(ended)
+            def add(self, entries: Sequence[Entry]) -> int:
+                booked = super().add(entries)
                 write(journal, ("end", a_record()))
+                return booked
 
         ledger = Ledger(journal, interval=60, on_recovered=lambda record, holds: None)
         ledger._books = Busy()
