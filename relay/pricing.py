@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -80,6 +81,16 @@ class ModelPrice:
     context_window: int | None = None
     tiers: frozenset[str] = frozenset()
     windows: tuple[str, ...] = ()
+    _dearest: dict[tuple[str, int, int, tuple[str, ...]], int | None] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    _moments: tuple[float, ...] = field(default=(), init=False, repr=False, compare=False)
+    _steps: tuple[int, ...] = field(default=(), init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        rows = [row for layers in self.layers.values() for rows in layers for row in rows]
+        object.__setattr__(self, "_moments", tuple(sorted({moment for row in rows for moment in (row.start, row.end)})))
+        object.__setattr__(self, "_steps", tuple(sorted({row.above for row in rows if row.above > 0})))
 
     def rate(self, meter: str, *, usage: Usage, whole_input: int, at: float) -> Rate | None:
         """The rate of one meter for a call that used this; None = no price known."""
@@ -99,6 +110,18 @@ class ModelPrice:
 
     def dearest(self, kind: str, *, whole_input: int, at: float, ruled_out: Sequence[str] = ()) -> int | None:
         """The highest rate that a token meter ending in `kind` can have; None = no price known."""
+        # Every call of a limited key asks, and it changes only where a row begins or ends, or a longer prompt steps up.
+        key = (kind, bisect_left(self._steps, whole_input), bisect_right(self._moments, at), tuple(ruled_out))
+        try:
+            return self._dearest[key]
+        except KeyError:
+            pass
+        if len(self._dearest) >= CACHED_NAMES:
+            self._dearest.clear()
+        found = self._dearest[key] = self._find_dearest(kind, whole_input, at, ruled_out)
+        return found
+
+    def _find_dearest(self, kind: str, whole_input: int, at: float, ruled_out: Sequence[str]) -> int | None:
         found: list[int] = []
         for (meter, tier), layers in self.layers.items():
             if not meter.endswith(kind) or {meter, *tier.split("+")} & set(ruled_out):

@@ -206,6 +206,35 @@ def test_the_version_names_the_rows_and_fits_its_column() -> None:
     assert len(version_of(frozenset(range(1_000_000_000, 1_000_000_100, 2)))) <= 60
 
 
+STEPS = [
+    rate(1, "input_tokens", "3", end=100.0),
+    rate(2, "input_tokens", "2", start=100.0),
+    rate(3, "input_tokens", "6", above=200_000, start=50.0, end=150.0),
+    rate(4, "input_tokens", "9", above=500_000),
+    rate(5, "input_tokens", "8", tier="fast", start=150.0),
+]
+
+
+@given(
+    asked=st.lists(
+        st.tuples(
+            st.sampled_from([0, 1, 200_000, 200_001, 200_002, 500_001, 500_002]),
+            st.sampled_from([-1.0, 0.0, 50.0, 99.0, 100.0, 149.9, 150.0, math.inf]),
+            st.sampled_from([(), ("fast",)]),
+        ),
+        min_size=2,
+    )
+)
+def test_what_is_remembered_of_the_dearest_rate_is_what_is_found_anew(
+    asked: list[tuple[int, float, tuple[str, ...]]],
+) -> None:
+    price = PriceBook(STEPS).find("anthropic", "m")
+    assert price is not None
+    for whole_input, at, ruled_out in asked:
+        anew = price._find_dearest("input_tokens", whole_input, at, ruled_out)
+        assert price.dearest("input_tokens", whole_input=whole_input, at=at, ruled_out=ruled_out) == anew
+
+
 def test_the_dearest_rate_takes_in_every_tier_that_is_not_ruled_out() -> None:
     price = PriceBook(FAST).find("anthropic", "m")
     assert price is not None
