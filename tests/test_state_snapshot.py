@@ -196,6 +196,17 @@ def test_a_poll_gives_its_connection_back() -> None:
     assert connection.connection is None
 
 
+@pytest.mark.django_db(transaction=True)
+def test_a_sqlite_file_stays_open_between_polls_but_not_for_ever() -> None:
+    poller = SnapshotPoller([Snapshot(("apikeys_team",), Team.objects.count, empty=-1)], interval=1)
+    poller._poll()
+    poller._poll()
+    assert (connection.connection is not None) == (connection.vendor == "sqlite")
+    poller._kept_until = 0.0
+    poller._poll()
+    assert connection.connection is None
+
+
 @pytest.mark.django_db
 def test_keys_that_did_not_change_stay_the_same_objects(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in (1, 2):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -17,6 +18,9 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 CHUNK = 1000
 PAUSE = 0.001  # seconds between chunks: the event loop gets the interpreter
+# For so many seconds the poller keeps a SQLite connection: opening one for each poll costs more than the poll, but one
+# kept for ever would not notice that a backup was put in the file's place.
+KEPT_SECONDS = 10.0
 
 
 class Snapshot(Generic[T]):
@@ -78,6 +82,7 @@ class SnapshotPoller:
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
         self.healthy = True
+        self._kept_until = 0.0
 
     def load_all(self) -> None:
         """Bring every snapshot up to date, in the caller's thread; raises `DatabaseError` without a database."""
@@ -124,7 +129,15 @@ class SnapshotPoller:
         if not failed and not self.healthy:
             logger.info("Snapshots are current again")
         self.healthy = not failed
-        give_connection_back()
+        self._keep_connection(now=time.monotonic())
+
+    def _keep_connection(self, *, now: float) -> None:
+        """Keep an open SQLite file for a few seconds; other databases' connections go where all go."""
+        if connection.vendor != "sqlite":
+            give_connection_back()
+        elif now >= self._kept_until:
+            connection.close()
+            self._kept_until = now + KEPT_SECONDS
 
     def _refreshed(self, snapshot: Snapshot[Any], versions: Mapping[str, int]) -> bool:
         try:
