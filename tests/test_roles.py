@@ -13,6 +13,7 @@ from django.test import Client, override_settings
 from django.urls import NoReverseMatch, URLPattern, URLResolver, reverse
 from django.utils import timezone
 
+from accounts.models import Account
 from relay.roles import ROLES
 from tests.admin_cases import make_everything, make_user
 
@@ -91,12 +92,12 @@ def names(patterns: list[Any]) -> Iterator[str]:
 
 
 def key_of(name: str) -> Any:
-    """The first row of the model that the URL is about, None if there is none; 1 where it is about no model."""
+    """The first row of the model that the URL is about, None if there is none; actions are about an account."""
     for model in admin.site._registry:
         if name.startswith(f"{model._meta.app_label}_{model._meta.model_name}_"):
             row = model._default_manager.order_by("pk").first()
             return row.pk if row else None
-    return 1
+    return Account.objects.order_by("pk").values_list("pk", flat=True).first()
 
 
 def address(name: str) -> str | None:
