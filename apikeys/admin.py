@@ -20,7 +20,7 @@ from unfold.contrib.filters.admin import RelatedDropdownFilter
 from unfold.decorators import action, display
 
 from apikeys.authentication import new_secret
-from apikeys.forms import ApiKeyForm, BindingForm, LimitForm, RotateForm
+from apikeys.forms import ApiKeyForm, BindingForm, LimitForm, RotateForm, TeamLimitForm
 from apikeys.models import ApiKey, Binding, Limit, Team
 from apikeys.rotation import rotate
 from relay_site.display import badge
@@ -32,6 +32,10 @@ class LimitInline(TabularInline):
     form = LimitForm
     extra = 0
     hide_title = True
+
+
+class TeamLimitInline(LimitInline):
+    form = TeamLimitForm
 
 
 class BindingInline(TabularInline):
@@ -151,12 +155,14 @@ class ApiKeyAdmin(SoftDeleteAdmin):
 
 @admin.register(Team)
 class TeamAdmin(SoftDeleteAdmin):
-    inlines = (LimitInline,)
+    inlines = (TeamLimitInline,)
     list_display = ("name", "cost_center", "description", "keys_shown")
     list_filter = (DeletedFilter,)
     search_fields = ("name", "cost_center", "description")
     empty_title = "No team yet"
-    empty_text = "Teams own keys: reports add up by team, and a team's limits hold for all its keys together."
+    empty_text = (
+        "Teams own keys: reports add up by team, and its limits are shared by them, or each key's own."
+    )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Team]:
         queryset: QuerySet[Team] = super().get_queryset(request)

@@ -68,9 +68,11 @@ def differences(
 
 
 async def stand_of(store: Store, names: Sequence[str], *, now: float) -> Stand:
-    """Ask a store."""
-    used, reserved = await store.stand(names, now=now)
-    return Stand(used, reserved, frozenset(await store.seeded()))
+    """Ask a store; counters of calls at a time (they have no period) are all reserved."""
+    used, reserved = await store.stand([name for name in names if ":" in name], now=now)
+    in_flight = await store.used([name for name in names if ":" not in name], now=now)
+    limits = {name.partition(":")[0] for name in names}
+    return Stand({**used, **in_flight}, {**reserved, **in_flight}, frozenset(limits & (await store.seeded()).keys()))
 
 
 async def repair(store: Store, amounts: Mapping[str, int], *, now: float) -> None:

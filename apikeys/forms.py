@@ -124,6 +124,13 @@ class LimitForm(forms.ModelForm):
         return stored
 
 
+class TeamLimitForm(LimitForm):
+    """A team's limit is shared by its keys, or each of them has it for itself."""
+
+    class Meta(LimitForm.Meta):
+        fields: ClassVar = [*LimitForm.Meta.fields, "each_key"]
+
+
 def shown_amount(limit: Limit) -> Decimal:
     """Dollars for cost, the number itself for the others."""
     if limit.metric != Limit.Metric.COST:

@@ -223,3 +223,14 @@ def test_a_team_shows_its_keys(staff: Client) -> None:
     make_key("two", team=team, deleted_at=timezone.now())
     page = staff.get(reverse("admin:apikeys_team_changelist")).text
     assert f'/admin/apikeys/apikey/?team__id__exact={team.pk}">1</a>' in page
+
+
+def test_a_teams_limit_may_be_each_keys_own(staff: Client) -> None:
+    team = Team.objects.create(name="Search")
+    url = reverse("admin:apikeys_team_change", args=[team.pk])
+    answer = save(staff, url, **limit(0, metric="requests", amount="9"), **{"limits-0-each_key": "on"})
+    assert answer.status_code == 302, errors_of(answer)
+    key, _ = make_key(team=team)
+    assert [(rule.scope, rule.owner_id, rule.amount) for rule in load_keys().by_id[key.pk].limits] == [
+        ("key", key.pk, 9)
+    ]

@@ -63,7 +63,7 @@ async def counters(run: Runtime, asked: Question) -> dict[str, Any]:
     stand = await stand_of(run.store, asked.names, now=time.time())
     return {
         "counters": {name: str(value) for name, value in stand.used.items()},
-        "reserved": {name: str(stand.reserved[name]) for name in asked.names if name in stand.reserved},
+        "reserved": {name: str(value) for name, value in stand.reserved.items()},
         "seeded": sorted(stand.seeded),
     }
 
