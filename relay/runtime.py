@@ -19,10 +19,11 @@ from django.conf import settings
 from django.db import DatabaseError
 
 from accounts import events, quota
+from accounts import tokens as account_tokens
 from accounts.snapshot import ACCOUNTS
 from apikeys import admission, seeding
 from apikeys.authentication import KEYS
-from relay import metering, metrics
+from relay import metering, metrics, tokens
 from relay.call import Record
 from relay.errors import Interrupted
 from relay.flight import Flight
@@ -42,6 +43,7 @@ logger = logging.getLogger(__name__)
 LEASE_SECONDS = 90.0
 HOUSEKEEPING_SECONDS = 5.0
 CATCH_UP_SECONDS = 10.0
+SETTLE_SECONDS = 5.0
 
 PRICES: Snapshot[PriceBook] = Snapshot(("relay_price",), load_prices, empty=PriceBook())
 
@@ -167,14 +169,15 @@ class Runtime:
         self.journal.close(record).add_done_callback(lambda done: done.cancelled() or done.exception())
 
     def settle_recovered(self, record: Record, holds: Sequence[Hold]) -> None:
-        """A dead process's call was booked: settle what it had reserved. Called from the ledger's thread."""
+        """A dead process's call was booked: settle what it had reserved. Called from the ledger's thread, which keeps
+        the dead process's folder open, and asks again, where this fails."""
 
         async def settle() -> None:
             now = time.time()
             await admission.settle_recovered(self.store, record, holds, now=now)
             await quota.settle_recovered(record, accounts=ACCOUNTS.current, store=self.store, now=now)
 
-        asyncio.run_coroutine_threadsafe(settle(), self._loop)
+        asyncio.run_coroutine_threadsafe(settle(), self._loop).result(timeout=SETTLE_SECONDS)
 
     async def _housekeeping(self) -> None:
         """Renew the leases of calls in flight, write counted refusals, refresh gauges."""
@@ -184,6 +187,7 @@ class Runtime:
                 held = [flight.reservation for flight in self.flights.values() if flight.reservation is not None]
                 others = [rule for account in ACCOUNTS.current for rule in account.limits]
                 await admission.renew(self.store, held, now=time.time(), lease=LEASE_SECONDS, others=others)
+                tokens.look_ahead(self)
                 await asyncio.to_thread(self.refusals.flush)
             except Exception:
                 logger.exception("Housekeeping failed; trying again in %s s", HOUSEKEEPING_SECONDS)
@@ -207,9 +211,10 @@ class Runtime:
         if self._housekeeper is not None:
             self._housekeeper.cancel()
         await asyncio.to_thread(self.refusals.flush)
+        await account_tokens.finish(within=5)
         await self.client.close()
-        await self.store.close()
         await asyncio.to_thread(self._stop_threads)
+        await self.store.close()
         atexit.unregister(self._stop_threads)
 
     def _stop_threads(self) -> None:
