@@ -35,6 +35,8 @@ class Kind(Protocol):
 
     def check(self, account: Account) -> list[str]: ...
 
+    def renews(self, account: Account) -> bool: ...
+
 
 @cache
 def kinds() -> Mapping[str, Kind]:

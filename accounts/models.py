@@ -95,6 +95,25 @@ class AccountEvent(models.Model):
         return f"{self.account_name}: {self.kind}"
 
 
+class AccountToken(models.Model):
+    """The access token that a token server gave for an account's credential. A row of its own: it changes by the hour,
+    and by nobody's hand. The lease decides which process asks for the next one."""
+
+    account = models.OneToOneField(Account, on_delete=models.CASCADE, primary_key=True, related_name="token")
+    secret = models.BinaryField(editable=False, default=bytes)  # encrypted: access_token, refresh_token
+    origin = models.CharField(max_length=64, blank=True)
+    version = models.PositiveIntegerField(default=0)
+    issued_at = models.DateTimeField(null=True)
+    due_at = models.DateTimeField(null=True)
+    expires_at = models.DateTimeField(null=True)
+    leased_by = models.CharField(max_length=36, blank=True)
+    leased_until = models.DateTimeField(null=True)  # nobody else asks before; after a failure, nobody at all
+    failure = models.CharField(max_length=40, blank=True)  # of the last try, "" = it succeeded
+
+    def __str__(self) -> str:
+        return f"token {self.version} of account {self.account_id}"
+
+
 class TableVersion(models.Model):
     """One counter for each table whose rows the relay holds in memory; triggers raise it, the relay polls it."""
 

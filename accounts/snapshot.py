@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from accounts import models
 from accounts.credentials import CredentialUnreadable, decrypt, decrypt_text
 from accounts.kinds import kinds
-from relay.call import Account, LimitRule
+from relay.call import Account, LimitRule, TokenState
 from relay.state.snapshot import Snapshot
 
 logger = logging.getLogger(__name__)
 
-TABLES = ("accounts_account", "accounts_account_groups", "accounts_accountgroup", "apikeys_limit")
+TABLES = (
+    "accounts_account",
+    "accounts_account_groups",
+    "accounts_accountgroup",
+    "accounts_accounttoken",
+    "apikeys_limit",
+)
 CONCURRENCY = "concurrency"
 
 
 def load_accounts() -> tuple[Account, ...]:
     """Return every account that is not deleted, switched-off ones included; three queries."""
-    rows = models.Account.objects.alive().order_by("id").prefetch_related("groups", "limits")
+    rows = models.Account.objects.alive().order_by("id").select_related("token").prefetch_related("groups", "limits")
     return tuple(readable(row) for row in rows)
 
 
@@ -43,7 +53,7 @@ def account_of(row: models.Account) -> Account:
     limits = [limit_rule(limit) for limit in row.limits.all()]
     if any(rule.metric == CONCURRENCY and rule.amount < 1 for rule in limits):
         faults.append("it has a limit of 0 calls at a time")
-    return Account(
+    account = Account(
         id=row.pk,
         name=row.name,
         kind=row.kind,
@@ -64,6 +74,7 @@ def account_of(row: models.Account) -> Account:
         limits=tuple(rule for rule in limits if rule.metric != CONCURRENCY),
         fault="; ".join(faults),
     )
+    return with_token(row, account) if kind is not None and kind.renews(account) else account
 
 
 def readable_credential(row: models.Account, faults: list[str]) -> Mapping[str, str]:
@@ -72,6 +83,28 @@ def readable_credential(row: models.Account, faults: list[str]) -> Mapping[str, 
     except CredentialUnreadable as error:
         faults.append(f"credential can't be decrypted: {error}")
         return {}
+
+
+def with_token(row: models.Account, account: Account) -> Account:
+    """The account with the access token that was got last, unless that was got by another credential."""
+    origin = origin_of(account)
+    stored: models.AccountToken | None = getattr(row, "token", None)
+    given: Mapping[str, str] = {}
+    if stored is not None and stored.origin == origin and stored.version:
+        with suppress(CredentialUnreadable):  # then it is got anew, like one that ran out
+            given = decrypt(stored.secret)
+    if stored is None or not given:
+        return replace(account, token=TokenState(origin))
+    times = (stored.issued_at, stored.due_at, stored.expires_at)
+    issued, due, expires = (moment.timestamp() if moment is not None else 0.0 for moment in times)
+    state = TokenState(origin, stored.version, issued, due, expires)
+    return replace(account, credential={**account.credential, **given}, token=state)
+
+
+def origin_of(account: Account) -> str:
+    """A check sum of all that a token is got by; it gives nothing of that away."""
+    told = json.dumps([dict(account.credential), account.settings], sort_keys=True, default=str)
+    return hashlib.sha256(told.encode()).hexdigest()
 
 
 def readable_proxy(row: models.Account, faults: list[str]) -> str:

@@ -15,6 +15,7 @@ TABLES = (
     "accounts_account",
     "accounts_account_groups",
     "accounts_accountgroup",
+    "accounts_accounttoken",
     "apikeys_apikey",
     "apikeys_team",
     "apikeys_limit",
@@ -23,7 +24,7 @@ TABLES = (
     "relay_price",
 )
 # Columns that change with use and that no relay reads: an update of nothing else raises no version.
-UNWATCHED = frozenset({"last_used_at"})
+UNWATCHED = frozenset({"last_used_at", "leased_by", "leased_until", "failure"})
 
 # The first version of a table is a time, so that a row that was deleted and made again never repeats a version.
 SQLITE_RAISE = """

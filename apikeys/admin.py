@@ -160,9 +160,7 @@ class TeamAdmin(SoftDeleteAdmin):
     list_filter = (DeletedFilter,)
     search_fields = ("name", "cost_center", "description")
     empty_title = "No team yet"
-    empty_text = (
-        "Teams own keys: reports add up by team, and its limits are shared by them, or each key's own."
-    )
+    empty_text = "Teams own keys: reports add up by team, and its limits are shared by them, or each key's own."
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Team]:
         queryset: QuerySet[Team] = super().get_queryset(request)

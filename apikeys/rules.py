@@ -33,7 +33,7 @@ class Counted:
         self.cap = min(rule.amount, LARGEST)
         # An edit that changes what is counted makes a new limit of it; a new amount goes on with the same counter.
         meaning = (rule.scope, rule.owner_id, rule.metric, rule.per, rule.models, rule.time_zone)
-        self.limit = f"{rule.id}.{zlib.crc32(repr(meaning).encode()):08x}"
+        self.limit = f"{rule.id}-{rule.owner_id}.{zlib.crc32(repr(meaning).encode()):08x}"
         self._match = pattern(rule.models) if rule.models else None
         self._period = NOWHERE
         self._counter = self.limit

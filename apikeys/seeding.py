@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 from weakref import WeakKeyDictionary
@@ -121,21 +121,22 @@ async def seed(store: Store, rules: Iterable[LimitRule], *, now: float) -> None:
     """
     progress, since = _progress.setdefault(store, Progress()), monotonic()
     async with progress.lock:
-        limits, generation = await missing(store, rules)
+        limits, generation, former = await missing(store, rules)
         if not generation and store.shared:
             await others_shipped()
         if not limits and generation:
             return
         cut, sums = await ask_the_ledger(limits, now=now, since=since)
-        seeds = [seed_of(limit, sums[limit.limit].amount, at=now, cut=cut) for limit in limits]
+        seeds = [seed_of(limit, sums[limit.limit].amount, former, at=now, cut=cut) for limit in limits]
         mark = generation or f"{await sync_to_async(identity)()}.{secrets.token_hex(8)}"
         await store.seed(seeds, generation=mark)
         if limits:
             progress.looks.append(Look(tuple(limits), now, cut, sums))
 
 
-async def missing(store: Store, rules: Iterable[LimitRule]) -> tuple[list[Counted], str]:
-    """The limits that have no seed yet, and the store's mark; without a mark, also all limits of all keys."""
+async def missing(store: Store, rules: Iterable[LimitRule]) -> tuple[list[Counted], str, Mapping[str, tuple[str, ...]]]:
+    """The limits that have no seed yet (without a mark: of all limits of all keys), the store's mark, and what those
+    limits were called before they were edited: limits that are edited back must begin anew, too."""
     known = await store.seeded()
     generation = await store.generation()
 
@@ -145,7 +146,18 @@ async def missing(store: Store, rules: Iterable[LimitRule]) -> tuple[list[Counte
         return [limit for name, limit in limits.items() if name not in known]
 
     # In a thread: with ten thousand keys it takes so long that calls would notice.
-    return await asyncio.to_thread(unseeded), generation
+    limits = await asyncio.to_thread(unseeded)
+    wanted = {row_of(limit.limit) for limit in limits}
+    former: dict[str, tuple[str, ...]] = {}
+    for name in known:
+        if (row := row_of(name)) in wanted:
+            former[row] = (*former.get(row, ()), name)
+    return limits, generation, former
+
+
+def row_of(limit: str) -> str:
+    """The limit's row and owner, without the sum of what it counts."""
+    return limit.partition(".")[0]
 
 
 async def others_shipped() -> None:
@@ -171,9 +183,9 @@ def away(error: DatabaseError) -> StoreAway:
     return StoreAway("Limits can't be checked at the moment.", retry_after=5, reason="limits_unseeded")
 
 
-def seed_of(limit: Counted, value: int, *, at: float, cut: float) -> Seed:
+def seed_of(limit: Counted, value: int, former: Mapping[str, tuple[str, ...]], *, at: float, cut: float) -> Seed:
     name, expires = limit.counter(at)
-    return Seed(limit.limit, cut, {name: (value, expires)})
+    return Seed(limit.limit, cut, {name: (value, expires)}, former.get(row_of(limit.limit), ()))
 
 
 def read(limits: Sequence[Counted], *, at: float, cut: float) -> dict[str, Used]:

@@ -65,6 +65,17 @@ class Key:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenState:
+    """How it stands with an access token that runs out; the token itself is in the credential. Times: Unix seconds."""
+
+    origin: str = ""  # check sum of what it was got for: another credential makes it void
+    version: int = 0  # 0 = none was got yet
+    issued: float = 0.0
+    due: float = 0.0  # from then on the next one is got ahead of time
+    expires: float | None = None  # None = not known
+
+
+@dataclass(frozen=True, slots=True)
 class Account:
     """What the relay needs to know of an upstream account. `credential` is decrypted: keep it out of every repr."""
 
@@ -87,6 +98,7 @@ class Account:
     cooldowns: Mapping[str, float] = field(default_factory=dict)  # seconds, by the names of accounts.health.RESTS
     limits: tuple[LimitRule, ...] = ()
     fault: str = ""  # why this row can't be used, such as a credential that can't be decrypted; "" = it can
+    token: TokenState = TokenState()  # of kinds whose access token is got anew
 
 
 # --- One call ---------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from relay import tokens
 from relay.call import Account, BindingRule, Key
 from relay.dialects.base import ModelEntry
 from relay.errors import UpstreamError
@@ -58,7 +59,7 @@ async def upstream_models(run: Runtime, account: Account, *, now: float) -> tupl
 async def fetch(run: Runtime, account: Account) -> tuple[ModelEntry, ...]:
     """Ask the upstream for its list; raises `UpstreamError`, `TimeoutError`."""
     provider = PROVIDERS[account.kind]
-    request = provider.models_request(account)
+    request = provider.models_request(await tokens.fresh(run, account))
     if request is None:
         return ()
     async with asyncio.timeout(FETCH_SECONDS):

@@ -8,6 +8,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from relay.call import Attempt, CallStatus, Outcome, Record, Usage, UsageSource, new_call_id
 from relay.metering import book
@@ -181,7 +182,7 @@ def used(model: Model, chance: random.Random) -> Usage:
     cached = round(prompt * chance.choice((0, 0, 0.5, 0.8, 0.9)))
     written = round((prompt - cached) * chance.choice((0, 0, 0.4))) if model.dialect == MODELS[0].dialect else None
     output = round(chance.lognormvariate(5.6, 0.9)) + 1
-    counts = {
+    counts: dict[str, Any] = {
         "input_tokens": prompt - cached - (written or 0) + 1,
         "cache_read_input_tokens": cached,
         "cache_creation_5m_input_tokens": written,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from prometheus_client import Counter, Gauge, Histogram
 
 from relay.call import Record
@@ -19,12 +21,33 @@ OLDEST = Gauge("baton_journal_oldest_seconds", "Age of the oldest record that th
 UNAUTHENTICATED = Counter("baton_unauthenticated_total", "Requests without a usable key; they leave no record.")
 
 
+# Looking a child up takes a lock and longer than counting. There are as many as there are label values, which are few.
+@cache
+def calls_of(dialect: str, provider: str, status: str) -> Counter:
+    return CALLS.labels(dialect, provider, status)
+
+
+@cache
+def cost_of(provider: str) -> Counter:
+    return COST.labels(provider)
+
+
+@cache
+def output_of(provider: str) -> Counter:
+    return OUTPUT.labels(provider)
+
+
+@cache
+def duration_of(dialect: str) -> Histogram:
+    return DURATION.labels(dialect)
+
+
 def count(record: Record) -> None:
     """Count one ended call."""
-    CALLS.labels(record.dialect, record.provider, record.status).inc()
+    calls_of(record.dialect, record.provider, record.status).inc()
     if record.cost_nanos:
-        COST.labels(record.provider).inc(record.cost_nanos)
+        cost_of(record.provider).inc(record.cost_nanos)
     if record.output_tokens:
-        OUTPUT.labels(record.provider).inc(record.output_tokens)
+        output_of(record.provider).inc(record.output_tokens)
     if record.duration_ms is not None:
-        DURATION.labels(record.dialect).observe(record.duration_ms / 1000)
+        duration_of(record.dialect).observe(record.duration_ms / 1000)

@@ -11,7 +11,7 @@ from accounts import health, selection
 from accounts.selection import Ranking
 from accounts.snapshot import ACCOUNTS
 from apikeys import admission
-from relay import metering
+from relay import metering, tokens
 from relay.answer import Last, pass_answer_on
 from relay.call import Account, Call, Demand
 from relay.errors import NoAccountAvailable, NotRecordable, RelayError, UpstreamError, UpstreamUnreachable
@@ -121,13 +121,15 @@ async def attempt(flight: Flight, account: Account) -> Last:
     provider = PROVIDERS[account.kind]
     flight.account = account
     flight.model = provider.upstream_model(account, flight.call.envelope.model)
+    flight.upstream_status = None
     since = time.perf_counter()
     error: UpstreamError | None = None
     try:
+        account = await tokens.fresh(flight.run, account)
         try:
             return await ask(flight, account, provider.request(flight.call, account, flight.model))
         except UpstreamError as failed:
-            again = once_more(flight, account, failed, seconds=time.perf_counter() - since)
+            again = await once_more(flight, account, failed, seconds=time.perf_counter() - since)
             if again is None:
                 raise
             return await ask(flight, account, again)
@@ -158,12 +160,18 @@ async def ask(flight: Flight, account: Account, request: UpstreamRequest) -> Las
         await upstream.close()
 
 
-def once_more(flight: Flight, account: Account, error: UpstreamError, *, seconds: float) -> UpstreamRequest | None:
+async def once_more(
+    flight: Flight, account: Account, error: UpstreamError, *, seconds: float
+) -> UpstreamRequest | None:
     """The request to send to the same account again, where the failure was none of its own: the upstream had closed a
-    kept connection before it read anything (it shows at once), or it rejects what Baton had added. None = it stands."""
+    kept connection before it read anything (it shows at once), has revoked an access token, or rejects what Baton had
+    added. None = it stands."""
     if flight.forwarded:
         return None
     provider = PROVIDERS[account.kind]
+    signed_in = await tokens.again(flight.run, account, error)
+    if signed_in is not None:
+        return provider.request(flight.call, signed_in, flight.model)
     if error.reason == "disconnected" and seconds < STALE_SECONDS:
         return provider.request(flight.call, account, flight.model)
     return provider.without_additions(flight.call, account, error)

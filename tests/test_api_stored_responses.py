@@ -95,9 +95,7 @@ def test_another_tenant_finds_nothing(server: Server, installation: Installation
 
 
 @pytest.mark.parametrize("call", [name for name in CALLS if name != "cancel"])
-def test_the_team_reaches_it(
-    server: Server, installation: Installation, connect: Connect, call: str
-) -> None:
+def test_the_team_reaches_it(server: Server, installation: Installation, connect: Connect, call: str) -> None:
     installation.account(kind="openai")
     team = Team.objects.create(name=f"team {call}")
     maker = installation.key(team=team)

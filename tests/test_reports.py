@@ -80,11 +80,18 @@ KEYS: dict[tuple[str, ...], Key] = {
     ("tag:project", "day"): lambda record: (record.tags.get("project", ""), local_day(record)),
     ("tag:project", "account"): lambda record: (record.tags.get("project", ""), record.account_id),
 }
+
+
+def fall_behind() -> None:
+    roll_up()
+    mark([NOW, START + timedelta(hours=30), START + timedelta(days=2)])
+
+
 # What the roll-up has got to: nothing, all, or all but some hours.
 STATES: dict[str, Callable[[], object]] = {
     "never rolled up": lambda: None,
     "rolled up": roll_up,
-    "some hours behind": lambda: (roll_up(), mark([NOW, START + timedelta(hours=30), START + timedelta(days=2)])),
+    "some hours behind": fall_behind,
     "days behind": lambda: (roll_up(), RollUpMark.objects.create(hour=START, day=START.date())),
 }
 

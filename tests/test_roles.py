@@ -37,6 +37,7 @@ FINANCE = {
     "apikeys_team_change",
 }
 OPERATOR = FINANCE | {
+    "explain",
     "accounts_account_add",
     "accounts_account_change",
     "accounts_account_changelist",

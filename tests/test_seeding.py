@@ -278,6 +278,21 @@ def test_an_edited_limit_begins_from_the_ledger_and_a_new_amount_goes_on(kind: s
     play(kind, story)
 
 
+def test_a_limit_that_is_edited_back_begins_anew(kind: str) -> None:
+    """While it was another limit, calls did not count in its first counter."""
+    first, second = rule(), rule(time_zone="Asia/Kathmandu")
+
+    async def story(store: Store) -> None:
+        for number, limit in enumerate((first, second, first)):
+            made = await admit(store, limit, at=NOON + 10 * number)
+            await sync_to_async(record)(NOON + 10 * number, cost_nanos=100, duration_ms=1000)
+            await admission.settle(store, made, tokens=0, cost=100, now=NOON + 10 * number + 1)
+        assert await stands(store, first, at=NOON + 30) == 300
+        assert set(await store.seeded()) == {counted_one(first).limit}
+
+    play(kind, story)
+
+
 def test_a_record_that_reached_the_ledger_late_is_added_by_the_second_look(kind: str) -> None:
     async def story(store: Store) -> None:
         await admit(store, rule())

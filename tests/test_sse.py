@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from relay.sse import SseFramer, events
 
 ENDS = ("\n", "\r\n", "\r")
+TEXT = st.characters(codec="utf-8", exclude_characters="\r\n")
 
 
 def feed(framer: SseFramer, chunks: list[bytes]) -> list[bytes]:
@@ -44,7 +45,7 @@ def test_data_lines_of_one_event_are_joined_and_comments_are_not_events() -> Non
 
 
 @given(
-    st.lists(st.tuples(st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), max_size=20), st.sampled_from(ENDS))),
+    st.lists(st.tuples(st.text(TEXT, max_size=20), st.sampled_from(ENDS))),
     st.lists(st.integers(1, 7)),
 )
 def test_any_stream_in_any_pieces_comes_out_byte_for_byte(lines: list[tuple[str, str]], sizes: list[int]) -> None:

@@ -72,6 +72,14 @@ class Provider(ABC):
         """A whole answer as the client's dialect has it; the same bytes where the vendor speaks that dialect."""
         return body
 
+    def renews(self, account: Account) -> bool:
+        """Whether its calls need an access token that runs out, and is got anew by `token_request`."""
+        return False
+
+    def token_request(self, account: Account, *, now: float) -> UpstreamRequest:
+        """The request that gets the next access token (RFC 6749); asked for only where `renews` says so."""
+        raise LookupError(f"{self.kind} gets no access tokens")
+
     def request_id(self, headers: Headers) -> str:
         """The vendor's own id of the request, for support and for joining the bill."""
         return next((value.decode("latin1") for name, value in headers if name == b"request-id"), "")

@@ -1,4 +1,4 @@
-"""Anthropic's own API, with an API key or a given access token."""
+"""Anthropic's own API, with an API key or an OAuth access token, given or got by a refresh token."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ NO_QUOTA_TEXT = re.compile(
     r"^You have reached your specified|credit balance is too low|organization has been disabled", re.IGNORECASE
 )
 NO_QUOTA_CODE = re.compile(r"_spend_limit_reached$|^linked_organization_")
+OAUTH_BETA = b"oauth-2025-04-20"
+TOKEN_PATH = "/v1/oauth/token"  # noqa: S105 - a path
 ABOUT_MODEL = re.compile(r"\bmodel\b", re.IGNORECASE)
 
 
@@ -60,7 +62,7 @@ class ClaudeOfficial(Provider):
     dialects: ClassVar = frozenset({"anthropic"})
     default_base_url: ClassVar = "https://api.anthropic.com"
     credential_fields: ClassVar[tuple[str, ...]] = ("api_key", "access_token", "refresh_token")
-    setting_fields: ClassVar[tuple[str, ...]] = ("token_url",)
+    setting_fields: ClassVar[tuple[str, ...]] = ("token_url", "client_id")
 
     def serves(self, account: Account, endpoint: Endpoint, model: str) -> bool:
         return endpoint.dialect in self.dialects and (not account.model_map or model in account.model_map)
@@ -85,16 +87,33 @@ class ClaudeOfficial(Provider):
             return [(b"authorization", b"Bearer " + token.encode())]
         return [(b"x-api-key", account.credential.get("api_key", "").encode())]
 
+    def renews(self, account: Account) -> bool:
+        return bool(account.credential.get("refresh_token"))
+
+    def token_request(self, account: Account, *, now: float) -> UpstreamRequest:
+        """The refresh grant as Anthropic's own SDK sends it; `client_id` is whose login the refresh token is of."""
+        root = (account.base_url or self.default_base_url).rstrip("/")
+        url = str(account.settings.get("token_url") or f"{root}{TOKEN_PATH}")
+        grant = {"grant_type": "refresh_token", "refresh_token": account.credential["refresh_token"]}
+        if client_id := account.settings.get("client_id"):
+            grant["client_id"] = str(client_id)
+        headers = (
+            (b"content-type", b"application/json"),
+            (b"accept-encoding", b"identity"),
+            (b"anthropic-beta", OAUTH_BETA),
+            BATON_USER_AGENT,
+        )
+        return UpstreamRequest("POST", url, headers, msgspec.json.encode(grant))
+
     def adjust(self, headers: Headers, account: Account) -> Headers:
         """An OAuth token adds its one beta (DESIGN section 3); nothing else is changed."""
         if not account.credential.get("access_token"):
             return headers
-        beta = b"oauth-2025-04-20"
         given = b",".join(value for name, value in headers if name == b"anthropic-beta")
-        if beta in given:
+        if OAUTH_BETA in given:
             return headers
         rest = tuple(item for item in headers if item[0] != b"anthropic-beta")
-        return (*rest, (b"anthropic-beta", given + b"," + beta if given else beta))
+        return (*rest, (b"anthropic-beta", given + b"," + OAUTH_BETA if given else OAUTH_BETA))
 
     def models_request(self, account: Account) -> UpstreamRequest | None:
         root = (account.base_url or self.default_base_url).rstrip("/")
@@ -140,8 +159,12 @@ class ClaudeOfficial(Provider):
         return UpstreamRejected(message, reason=f"upstream_{status}", status=status, headers=headers, body=body)
 
     def check(self, account: Account) -> list[str]:
-        enough = account.credential.get("api_key") or account.credential.get("access_token")
-        return [] if enough else ["credential is missing: api_key or access_token"]
+        enough = any(account.credential.get(name) for name in ClaudeOfficial.credential_fields)
+        wrong = [] if enough else ["credential is missing: api_key, access_token or refresh_token"]
+        url = str(account.settings.get("token_url") or "")
+        if url and not url.startswith(("https://", "http://")):
+            wrong.append("token_url: http or https, please")
+        return wrong
 
 
 def rejected_account(reason: str, status: int, headers: Headers, body: bytes) -> AccountRejected:

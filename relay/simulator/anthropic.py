@@ -70,7 +70,7 @@ class Anthropic(Dialect):
 
     def answer(self, request: Request, model: str, script: Script, memory: Memory) -> Reply:
         if request.path == TOKEN_PATH:
-            return self._refresh(model, memory)
+            return self._refresh(model, script, memory)
         refusal = self._authenticate(request)
         if refusal:
             return refusal
@@ -108,16 +108,18 @@ class Anthropic(Dialect):
         status, text, code = read_error(name, script, model="")
         return sse("error", error_body(status, script, text=text, code=code, request_id="req_sim_error"))
 
-    def _refresh(self, token: str, memory: Memory) -> Reply:
-        """Return new tokens; each has a name of its own, and the old ones stay good."""
+    def _refresh(self, token: str, script: Script, memory: Memory) -> Reply:
+        """Return new tokens; each has a name of its own, and the old ones stay good. The script goes on with them."""
         if not token or "bad" in token:
             wrong = {"error": "invalid_grant", "error_description": "Refresh token not found or invalid"}
             return Reply(status=400, body=encode(wrong))
+        kept = f"~expires={script.text('expires')}" if script.has("expires") else ""
+        life = script.count("expires", 3600)
         tokens = {
             "access_token": memory.next_id("sk-ant-oat-sim-"),
-            "refresh_token": memory.next_id("sk-ant-ort-sim-"),
+            "refresh_token": memory.next_id("sk-ant-ort-sim-") + kept,
         }
-        return Reply(body=encode({"token_type": "Bearer", "expires_in": 3600, "scope": "user:inference", **tokens}))
+        return Reply(body=encode({"token_type": "Bearer", "expires_in": life, "scope": "user:inference", **tokens}))
 
     def _authenticate(self, request: Request) -> Reply | None:
         credential = credential_of(request)

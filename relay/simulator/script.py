@@ -36,6 +36,7 @@ KEYS: dict[str, tuple[str, str]] = {
     "compaction": ("text", "IN+OUT: a compaction iteration outside the totals"),
     "advisor": ("text", "MODEL+IN+OUT: an advisor iteration outside the totals"),
     "fallback": ("text", "MODEL: the named model served after a declined hop"),
+    "expires": ("count", "seconds that a new access token lives (token endpoints)"),
     # Time
     "first": ("seconds", "seconds before the headers"),
     "wait": ("seconds", "seconds between headers and first event"),

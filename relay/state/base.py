@@ -17,7 +17,7 @@ from relay.errors import RelayError
 class Hold:
     """One limit's share of a reservation.
 
-    `counter` names limit and period ("<limit id>.<check sum of what it counts>:<period start, Unix seconds>";
+    `counter` names limit and period ("<limit id>-<owner id>.<sum of what it counts>:<period start, Unix seconds>";
     concurrency has no period); `expires` says when the counter may be forgotten, 0 = never.
     `over`: taken while anything is left, even where `amount` goes past the cap (limits that are not strict).
     """
@@ -70,11 +70,13 @@ class Seed:
     """What one limit had used at `cut` (Unix seconds), by counter: (value, when it may be forgotten).
 
     The ledger's calls that ended before `cut` are in it; those that end later count when they settle.
+    `instead_of`: what the limit was called before it was edited; those seeds end, calls no longer count there.
     """
 
     limit: str
     cut: float
     counters: Mapping[str, tuple[int, float]]
+    instead_of: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,6 +123,8 @@ class MemoryStore(MemoryRests):
                 return
             self._generation = generation
             for seed in seeds:
+                for former in seed.instead_of:
+                    self._seeded.pop(former, None)
                 if seed.limit not in self._seeded:
                     self._seeded[seed.limit] = seed.cut
                     for name, (value, expires) in seed.counters.items():

@@ -195,6 +195,9 @@ class RedisStore(RedisRests):
                 life = str(max(1, math.ceil(expires - seed.cut))) if expires else "0"
                 args += [seed.limit, repr(seed.cut), f"{PREFIX}c:{name}" if name else "", str(value), life]
         await self._link.script(scripts.SEED, [GENERATION, SEEDED], *args)
+        former = [name for seed in seeds for name in seed.instead_of]
+        if former:
+            await self._link.command("HDEL", SEEDED, *former)
         await self._load_marks()
         await self._restore()  # holds of limits that had no seed until now
 
