@@ -58,7 +58,7 @@ async def call(address: tuple[str, int], key: str, tally: Tally, dice: random.Ra
         status = top[9:12]
         tally.statuses[status] = tally.statuses.get(status, 0) + 1
         tally.whole += 1
-        if "x-request-id: " in top and status != "503":  # a refusal may be counted only
+        if "x-request-id: " in top and status not in {"429", "503"}:  # a refusal may be counted only
             tally.ids.add(top.partition("x-request-id: ")[2][:36])
     finally:
         writer.close()
