@@ -7,7 +7,7 @@ what that means. Both run on one event loop, so nothing here needs a lock.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 
 MAX_BUFFERED_BYTES = 256 * 1024
@@ -100,7 +100,7 @@ class Reply:
         """Wait for the head; a client that leaves meanwhile cancels this."""
         return await asyncio.shield(self._head)
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    async def chunks(self) -> AsyncGenerator[bytes]:
         """Yield what was put, joined where several wait."""
         while True:
             if self._chunks:

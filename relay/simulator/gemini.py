@@ -170,7 +170,7 @@ class Generated:
         if not self.growing or self.usage is None:
             return None
         made = min(tokens(len(spoken.encode())), self.usage["candidatesTokenCount"])
-        known = {
+        known: dict[str, Any] = {
             name: self.usage[name] for name in ("promptTokenCount", "cachedContentTokenCount") if name in self.usage
         }
         return {**known, "candidatesTokenCount": made, "totalTokenCount": self.usage["promptTokenCount"] + made}
