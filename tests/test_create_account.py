@@ -99,7 +99,6 @@ def test_defaults_are_the_models() -> None:
         (("claude_console", "one", *KEY, "--set", "expires_at=soon"), "'soon' is no ISO 8601 time"),
         (("claude_console", "one", *KEY, "--set", "groups=" + "x" * 101, "weight=0"), "groups: "),
         (("ccr", "one", *KEY), "base_url: base_url is missing"),
-        (("claude_official", "one", "--credential", "refresh_token=canary"), "credential: "),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_refused_by_name_and_nothing_is_saved(words: tuple[str, ...], said: str) -> None:
