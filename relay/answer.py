@@ -114,6 +114,7 @@ async def begin(flight: Flight, head: Head) -> None:
     await recorded(flight)
     flight.first_token = flight.elapsed()
     flight.forwarded = True
+    flight.call.forget_body()
     if flight.account is not None:
         await health.answered(flight.run.store, flight.account, flight.model, now=time.time())
     flight.watch.expect("idle", flight.run.timers.idle)

@@ -32,7 +32,7 @@ def launch(run: Runtime, call: Call) -> Flight:
     flight = Flight(run, call, Reply(), opening_record(call))
     task = asyncio.get_running_loop().create_task(carry(flight))
     flight.watch = Watch(task, total=run.timers.total)
-    flight.reply.on_client_left = lambda: client_left(flight)
+    flight.reply.on_client_left = partial(client_left, flight)
     run.hold(flight, task)
     return flight
 
@@ -153,9 +153,10 @@ async def ask(flight: Flight, account: Account, request: UpstreamRequest) -> Las
     flight.meter, flight.upstream_status = flight.dialect.meter(flight.call.endpoint), None
     flight.watch.expect("first_byte", run.timers.first_byte)
     upstream = await run.client.open(request, proxy=account.proxy)
-    flight.upstream_status = upstream.status
+    flight.upstream_status, dropped = upstream.status, request.dropped
+    del request  # an open stream keeps no request in memory
     try:
-        return await pass_answer_on(flight, upstream, account, dropped=request.dropped)
+        return await pass_answer_on(flight, upstream, account, dropped=dropped)
     finally:
         await upstream.close()
 

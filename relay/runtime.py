@@ -160,7 +160,7 @@ class Runtime:
             prices=self.prices.current,
             provider=record.provider,
             now=time.time(),
-            request_bytes=len(flight.call.body),
+            request_bytes=flight.call.body_bytes,
         )
         self.journal.progress(record)
 

@@ -104,7 +104,7 @@ def fill_record(flight: Flight, error: End) -> None:
         prices=flight.run.prices.current,
         provider=account.provider,
         now=time.time(),
-        request_bytes=len(flight.call.body),
+        request_bytes=flight.call.body_bytes,
     )
 
 

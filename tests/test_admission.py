@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync
+from msgspec import structs
 
 from apikeys import admission
 from apikeys.admission import Reservation
@@ -141,12 +142,12 @@ def test_a_strict_budget_sets_the_worst_case_aside() -> None:
 def test_a_strict_budget_refuses_what_has_no_bound_and_names_the_field() -> None:
     rule = limit("cost", 2 * DOLLAR, strict=True)
     with pytest.raises(InvalidRequest, match=r"^max_tokens: this API key has a strict cost limit"):
-        reserve(seeded(rule), call(rule), replace(DEMAND, unbounded="max_tokens"))
+        reserve(seeded(rule), call(rule), structs.replace(DEMAND, unbounded="max_tokens"))
 
 
 def test_a_plain_budget_admits_what_has_no_bound() -> None:
     rule = limit("cost", 2 * DOLLAR)
-    assert reserve(seeded(rule), call(rule), replace(DEMAND, unbounded="max_tokens")).holds
+    assert reserve(seeded(rule), call(rule), structs.replace(DEMAND, unbounded="max_tokens")).holds
 
 
 def test_all_limits_are_taken_or_none() -> None:
