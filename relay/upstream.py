@@ -10,6 +10,7 @@ import asyncio
 import warnings
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import aiohttp
 import httpx
@@ -87,17 +88,31 @@ class Transport(AiohttpTransport):
         assert isinstance(session, aiohttp.ClientSession)
         response = await session.request(
             request.method,
-            URL(str(request.url), encoded=True),
+            as_it_is(str(request.url)),
             headers=[(name.decode("ascii"), as_text(value)) for name, value in request.headers.raw],
-            data=request.content or None,
+            data=request.read() or None,
             allow_redirects=False,
-            timeout=aiohttp.ClientTimeout(sock_connect=request.extensions["timeout"]["connect"]),
+            timeout=patience(request.extensions["timeout"]["connect"]),
             proxy=str(self.proxy.url) if self.proxy else None,
             proxy_auth=aiohttp.BasicAuth(*self.proxy.auth) if self.proxy and self.proxy.auth else None,
         )
-        return httpx.Response(
-            response.status, headers=response.raw_headers, stream=AiohttpResponseStream(response), request=request
-        )
+        return httpx.Response(response.status, headers=response.raw_headers, stream=AiohttpResponseStream(response))
+
+
+# Addresses repeat from call to call; reading one takes longer than all else that is done here.
+@lru_cache(maxsize=1024)
+def address(url: str) -> httpx.URL:
+    return httpx.URL(url)
+
+
+@lru_cache(maxsize=1024)
+def as_it_is(url: str) -> URL:
+    return URL(url, encoded=True)
+
+
+@lru_cache(maxsize=16)
+def patience(connect: float) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(sock_connect=connect)
 
 
 def as_text(value: bytes) -> str:
@@ -122,13 +137,16 @@ class UpstreamClient:
 
     async def open(self, request: UpstreamRequest, *, proxy: str = "") -> Upstream:
         """Send the request and return when status and headers are there; raises `UpstreamError`."""
-        extensions = {"timeout": {"connect": self.timers.connect}}
-        made = httpx.Request(
-            request.method, request.url, headers=list(request.headers), content=request.content, extensions=extensions
-        )
         try:
+            made = httpx.Request(
+                request.method,
+                address(request.url),
+                headers=request.headers,
+                stream=httpx.ByteStream(request.content),
+                extensions={"timeout": {"connect": self.timers.connect}},
+            )
             return Upstream(await self.transport(proxy).handle_async_request(made))
-        except (httpx.HTTPError, aiohttp.ClientError, OSError, ValueError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, aiohttp.ClientError, OSError, ValueError) as error:
             raise failure(error) from error
 
     async def close(self) -> None:
