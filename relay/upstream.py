@@ -90,7 +90,7 @@ class Transport(AiohttpTransport):
             request.method,
             as_it_is(str(request.url)),
             headers=[(name.decode("ascii"), as_text(value)) for name, value in request.headers.raw],
-            data=request.read() or None,
+            data=b"".join(request.stream) or None,  # type: ignore[arg-type]
             allow_redirects=False,
             timeout=patience(request.extensions["timeout"]["connect"]),
             proxy=str(self.proxy.url) if self.proxy else None,
