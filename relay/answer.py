@@ -19,6 +19,8 @@ from relay.upstream import Upstream
 
 MAX_ANSWER_BYTES = 256 * 1024 * 1024
 MAX_ERROR_BYTES = 1024 * 1024
+# Events before the first content are held back, so that another account can still take the call; no more than this.
+MAX_HELD_BYTES = 1024 * 1024
 PROGRESS_SECONDS = 5.0
 # After its terminal event an upstream ends the response at once; waiting for that keeps the connection for the next.
 LINGER_SECONDS = 0.02
@@ -86,7 +88,7 @@ async def pass_stream_on(
     meter has seen all the same."""
     meter, watch, reply = flight.meter, flight.watch, flight.reply
     assert meter is not None
-    framer = provider.framer(flight.call, flight.model)
+    framer, held = provider.framer(flight.call, flight.model), b""
     while chunk := await upstream.next():
         now = watch.touch()
         block = framer.feed(chunk)
@@ -94,8 +96,11 @@ async def pass_stream_on(
             continue
         cut = meter.feed(block)
         if not flight.forwarded:
-            if meter.error:
-                raise in_band(flight, upstream, provider)
+            cut += len(held) if cut >= 0 else 0
+            block = held + block
+            if not commits(flight, upstream, provider, ends=cut >= 0, size=len(block)):
+                held = block
+                continue
             await begin(flight, head)
         if cut >= 0:
             await reply.put(hide(block[:cut]))
@@ -104,13 +109,33 @@ async def pass_stream_on(
             note_progress(flight, now)
         await reply.put(hide(block))
     tail = framer.flush()
-    if tail and meter.feed(tail) >= 0 and flight.forwarded:
+    if tail and meter.feed(tail) >= 0 and (flight.forwarded or held):
+        if not flight.forwarded and commits(flight, upstream, provider, ends=True, size=0):
+            await begin(flight, head)
+            await reply.put(hide(held))
         return tail
     raise UpstreamFailed("The upstream's stream ended before its end.", reason="cut_stream", rest="5xx")
 
 
+def commits(flight: Flight, upstream: Upstream, provider: Provider, *, ends: bool, size: int) -> bool:
+    """Whether what came so far, `size` bytes, begins the client's answer; raises the `UpstreamError` that it says.
+
+    Until then another account may take the call (DESIGN section 2). An answer that says itself why it failed passes as
+    it came where no other account would do better."""
+    meter = flight.meter
+    assert meter is not None
+    if meter.error:
+        error = in_band(flight, upstream, provider)
+        if error.try_next_account or not meter.failed_answer:
+            raise error
+    if meter.content_seen or ends or size > MAX_HELD_BYTES:
+        return True
+    flight.watch.expect("idle", flight.run.timers.idle)
+    return False
+
+
 async def begin(flight: Flight, head: Head) -> None:
-    """The first upstream event is here: the open entry must be on disk, then the client gets its first byte."""
+    """The first upstream content is here: the open entry must be on disk, then the client gets its first byte."""
     await recorded(flight)
     flight.first_token = flight.elapsed()
     flight.forwarded = True

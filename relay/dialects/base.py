@@ -38,6 +38,7 @@ class Meter(ABC):
     error_message: str = ""
     error_body: bytes = b""  # the in-band error as a whole body of the dialect, to classify it by
     content_seen: bool = False  # from here on the call can't go to another account
+    failed_answer: bool = False  # the error stands in an answer of the vendor's own, whose events a client can read
     terminal: bool = False
     # Seconds of silence after a terminal event in which more may come, another end even: what was held before that goes
     # out, and the rest is folded too. 0 = the terminal event is the end.
