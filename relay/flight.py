@@ -107,6 +107,7 @@ class Flight:
     model: str = ""  # as the upstream is asked for it
     upstream_status: int | None = None
     ranking: Ranking | None = None
+    seat: Account | None = None  # whose slot the call has
     gone: Exception | None = None  # why the task was interrupted, where that was not the upstream's silence
     meter: Meter | None = None
     forwarded: bool = False  # an upstream byte went out: no other account any more
