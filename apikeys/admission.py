@@ -9,14 +9,14 @@ from apikeys import corrections, seeding
 from apikeys.authentication import KEYS
 from apikeys.refusal import refusal
 from apikeys.rules import Counted, counted
-from apikeys.standing import RateLimit, limit_headers, standing
-from relay.call import Call, CallStatus, Demand, Key, LimitRule, Record
+from apikeys.standing import rates, standing
+from relay.call import Call, CallStatus, Demand, Key, LimitRule, RateLimit, Record
 from relay.errors import InvalidRequest
 from relay.state.base import Admitted, Hold, Question, Refused, Settlement, Store, Unseeded
 
 __all__ = [
-    "LEASE", "RateLimit", "Reservation", "ended_at", "limit_headers", "release", "renew", "reserve", "settle",
-    "settle_recovered", "settlement_of", "standing", "strict_cost", "tokens_of", "wanted",
+    "LEASE", "Reservation", "ended_at", "rates_of", "release", "renew", "reserve", "settle", "settle_recovered",
+    "settlement_of", "standing", "strict_cost", "tokens_of", "wanted",
 ]  # fmt: skip
 
 LEASE = 90.0  # seconds that a concurrency slot outlives a relay that died; live calls renew it
@@ -38,6 +38,12 @@ class Reservation:
 
 
 NO_QUESTION = Question()
+
+
+def rates_of(reservation: Reservation) -> tuple[RateLimit, ...]:
+    """Where the key stands with its limits on requests and tokens, this call included."""
+    key, began = reservation.key, reservation.began
+    return rates(key, reservation.used, at=began) if reservation.used and key is not None and began is not None else ()
 
 
 async def reserve(

@@ -76,7 +76,7 @@ async def admitted(flight: Flight) -> bool:
         use = partial(demand, run, call, found)
         asked = selection.question(call, found, now=now)
         reservation = await admission.reserve(run.store, call, use, now=now, question=asked)
-        flight.reservation = reservation
+        flight.reservation, flight.rates = reservation, admission.rates_of(reservation)
         flight.ranking = await selection.rank(call, accounts=accounts, store=run.store, now=now, seen=reservation.seen)
     except RelayError as error:
         flight.watch.stop()

@@ -174,6 +174,7 @@ async def refuse(flight: Flight, error: RelayError) -> None:
     record = flight.record
     if flight.reservation is not None:
         await admission.release(flight.run.store, flight.reservation, now=time.time())
+    flight.rates = error.rates or flight.rates
     record.candidates = selection.candidates(error.candidates)
     record.status, record.error = CallStatus.REFUSED.value, clean(error.reason, 200)
     record.http_status = client_status(flight, error)
