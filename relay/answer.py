@@ -194,6 +194,8 @@ def note_progress(flight: Flight, now: float) -> None:
 def own_headers(flight: Flight, dropped: tuple[str, ...] = ()) -> list[tuple[bytes, bytes]]:
     """Baton's own headers on every answer."""
     headers = [(b"x-request-id", flight.call.id.encode())]
+    if flight.rates:
+        headers += flight.dialect.rate_headers(flight.rates, now=time.time())
     if dropped:
         headers.append((b"x-relay-dropped", ",".join(dropped).encode("latin1", "replace")))
     return headers

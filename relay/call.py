@@ -37,6 +37,16 @@ class LimitRule:
 
 
 @dataclass(frozen=True, slots=True)
+class RateLimit:
+    """Where a key stands with one limit, as rate-limit headers tell it; `resets_at` in Unix seconds."""
+
+    metric: str  # "requests" or "tokens"
+    amount: int
+    remaining: int
+    resets_at: float
+
+
+@dataclass(frozen=True, slots=True)
 class BindingRule:
     """A key bound to one account or one group uses nothing else, unless `fallback` lets it return to the pool."""
 
