@@ -10,6 +10,7 @@ run once more and read to their last row. Ends with 1 where a figure is over its
 from __future__ import annotations
 
 import argparse
+import contextlib
 import multiprocessing
 import os
 import statistics
@@ -17,7 +18,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -103,9 +103,9 @@ def run(records: int, *, days: int) -> int:
     mark_since(start, until=now)
     with ledger() as during:
         rolled_up = timed("roll-up of everything", roll_up)
+        print(f"  {rolled_up.hours} hours")
         mark_since(now - timedelta(hours=2), until=now)
         timed("roll-up of three hours", roll_up)
-    print(f"  {rolled_up.hours} hours")
     held = max(during)
     tell("batches alone", alone)
     tell("batches while rolling up", during)
@@ -136,7 +136,7 @@ def timed(name: str, work: Callable[[], Any]) -> Any:
 # -- the ledger beside it
 
 
-@contextmanager
+@contextlib.contextmanager
 def ledger() -> Iterator[list[float]]:
     """Another process that books a batch every 100 ms; yields how many milliseconds each took, once it has ended."""
     context = multiprocessing.get_context("spawn")
@@ -157,7 +157,7 @@ def book(stop: Any, said: Any) -> None:
     import django
 
     django.setup()
-    from relay.rows import Books
+    from relay.rows import Books, DatabaseAway
 
     books, took = Books(), []
     books.add(batch())
@@ -165,7 +165,10 @@ def book(stop: Any, said: Any) -> None:
     while not stop.wait(EVERY):
         entries = batch()
         begin = time.perf_counter()
-        books.add(entries)
+        while True:
+            with contextlib.suppress(DatabaseAway):
+                books.add(entries)
+                break
         took.append((time.perf_counter() - begin) * 1000)
     books.close()
     said.put(took)

@@ -22,7 +22,7 @@ from accounts.models import Account, AccountEvent
 from accounts.snapshot import load_accounts
 from apikeys.models import ApiKey, Limit, Team
 from relay import demo, demo_month
-from relay.demo import DemoUnwanted, seed
+from relay.demo import seed
 from relay.demo_calls import MODELS, Caller, Upstream, calls
 from relay.models import BillingPeriod, RollUpMark, UsageDay, UsageHour, UsageRecord
 from relay.prices import load_prices
