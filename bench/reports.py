@@ -4,7 +4,8 @@
 
 Fills a fresh SQLite file by SQL, rolls all of it up while another process books a batch every 100 ms as the ledger
 does, then asks the questions of the dashboard and of the usage report. Database time is that of the same statements,
-run once more and read to their last row. Ends with 1 where a figure is over its budget or a report misses a record.
+run once more and read to their last row; the best of five. Ends with 1 where a figure is over its budget or a report
+misses a record.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 REPORT_MS = 300.0
 HELD_MS = 100.0
 EVERY = 0.1
+ROUNDS = 5
 BATCH = 20
 KEYS, TEAMS, ACCOUNTS, MODELS = 200, 20, 10, 30
 CHUNK = 100_000
@@ -68,13 +70,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--records", type=int, default=1_000_000)
     parser.add_argument("--days", type=int, default=90)
+    parser.add_argument("--only-reports", action="store_true", help="Ask only: of the database that --folder has.")
     parser.add_argument("--folder", type=Path, help="Keep the database there, and use it again.")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="baton-reports-") as fresh:
         folder = arguments.folder or Path(fresh)
         folder.mkdir(parents=True, exist_ok=True)
         setup(folder)
-        return run(arguments.records, days=arguments.days)
+        return run(arguments.records, days=arguments.days, only_reports=arguments.only_reports)
 
 
 def setup(folder: Path) -> None:
@@ -87,7 +90,7 @@ def setup(folder: Path) -> None:
     django.setup()
 
 
-def run(records: int, *, days: int) -> int:
+def run(records: int, *, days: int, only_reports: bool) -> int:
     from django.core.management import call_command
 
     from relay.models import UsageRecord
@@ -98,6 +101,8 @@ def run(records: int, *, days: int) -> int:
     start = now - timedelta(days=days)
     if not UsageRecord.objects.exists():
         timed("fill", lambda: fill(records, start=start, days=days))
+    if only_reports:
+        return verdict(ask_all(start, now=now))
     with ledger() as alone:
         time.sleep(10)
     mark_since(start, until=now)
@@ -206,25 +211,33 @@ def ask_all(start: datetime, *, now: datetime) -> list[str]:
     from relay.models import UsageRecord
 
     whole = f"from={start.date()}&to={now.date()}"
-    found = UsageRecord.objects.aggregate(calls=Count("pk"), cost_nanos=Sum("cost_nanos"))
+    records = UsageRecord.objects.aggregate(calls=Count("pk"), cost_nanos=Sum("cost_nanos"))
     over = []
     for name, address in REPORTS.items():
         if address.startswith("?"):
             step = address.removeprefix("?by=")
-            spent, wall, report = measured(lambda step=step: dashboard.build(step, now=now))
+            found = measured(lambda step=step: dashboard.build(step, now=now))
         else:
             asked = usage_report.read(QueryDict(address.format(all=whole)), now=now)
-            spent, wall, report = measured(lambda asked=asked: usage_report.build(asked))
+            found = measured(lambda asked=asked: usage_report.build(asked))
             if "{all}" in address and "key=" not in address:
-                total = {measure: report.total[measure] for measure in found}
-                over += [f"{name}: {total}, the records say {found}"] if total != found else []
-        print(f"{name:<40} database {spent:4.0f} ms, with everything {wall:4.0f} ms", flush=True)
-        over += [f"{name} took {spent:.0f} ms, {REPORT_MS:.0f} are allowed"] if spent > REPORT_MS else []
+                total = {measure: found.result.total[measure] for measure in records}
+                over += [f"{name}: {total}, the records say {records}"] if total != records else []
+        said = f"database {found.spent:4.0f} ms ({found.cpu:.0f} of CPU), with everything {found.wall:5.0f} ms"
+        print(f"{name:<40} {said}", flush=True)
+        over += [f"{name} took {found.spent:.0f} ms, {REPORT_MS:.0f} are allowed"] if found.spent > REPORT_MS else []
     return over
 
 
-def measured(work: Callable[[], Any]) -> tuple[float, float, Any]:
-    """Milliseconds in the database and altogether, and what it returned; the second time it is asked."""
+class Measured(NamedTuple):
+    spent: float  # milliseconds in the database, and of our CPU in it
+    cpu: float
+    wall: float  # milliseconds altogether
+    result: Any
+
+
+def measured(work: Callable[[], Any]) -> Measured:
+    """Milliseconds in the database and altogether, the best of a few (others use this machine too), and the answer."""
     from django.db import connection
 
     statements: list[tuple[str, Any]] = []
@@ -233,17 +246,27 @@ def measured(work: Callable[[], Any]) -> tuple[float, float, Any]:
         statements.append((sql, params))
         return execute(sql, params, many, context)
 
-    work()
-    begin = time.perf_counter()
     with connection.execute_wrapper(note):
         result = work()
-    wall = time.perf_counter() - begin
-    begin = time.perf_counter()
-    with connection.cursor() as cursor:
-        for sql, params in statements:
-            cursor.execute(sql, params)
-            cursor.fetchall()
-    return (time.perf_counter() - begin) * 1000, wall * 1000, result
+
+    def ask() -> None:
+        with connection.cursor() as cursor:
+            for sql, params in statements:
+                cursor.execute(sql, params)
+                cursor.fetchall()
+
+    (spent, cpu), (wall, _) = best(ask), best(work)
+    return Measured(spent, cpu, wall, result)
+
+
+def best(work: Callable[[], Any]) -> tuple[float, float]:
+    """Milliseconds of the quickest of a few, by the clock and of our CPU."""
+    took = []
+    for _ in range(ROUNDS):
+        begin, cpu = time.perf_counter(), time.process_time()
+        work()
+        took.append(((time.perf_counter() - begin) * 1000, (time.process_time() - cpu) * 1000))
+    return min(took)
 
 
 def verdict(over: list[str]) -> int:

@@ -47,8 +47,8 @@ TEAMS = (
 )
 EXPIRING, EXPIRES = "demo-notebooks", timedelta(days=9)
 NEARLY_SPENT = "demo-search-ci"
-DOLLAR = 10**9
-BUDGET = 500 * DOLLAR
+DIME = 10**8
+BUDGET = 5000 * DIME
 CHUNK = 500
 SEED = 20261
 GoOn = Callable[[], bool]
@@ -162,7 +162,7 @@ def make_limits(callers: list[Caller], *, now: datetime) -> None:
             if caller.key_name == NEARLY_SPENT:
                 used = UsageRecord.objects.filter(key_id=caller.key_id, pk__gte=first_id(month))
                 spent = used.aggregate(cost=Sum("cost_nanos"))["cost"] or 0
-                amount = (spent * 100 // 88 // DOLLAR + 1) * DOLLAR
+                amount = (spent * 100 // 88 // DIME + 1) * DIME
             Limit.objects.create(key_id=caller.key_id, metric=Limit.Metric.COST, amount=amount, per=Limit.Per.MONTH)
 
 

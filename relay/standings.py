@@ -13,7 +13,7 @@ from django.utils.safestring import SafeString
 from apikeys.rules import counted_one
 from relay import internal
 from relay.call import LimitRule
-from relay_site.display import count, usd
+from relay_site.display import count, short, usd, usd_short
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,12 @@ class Standing:
     @property
     def amount(self) -> str:
         return self.said(self.rule.amount)
+
+    @property
+    def glance(self) -> str:
+        """Used and amount, rounded, for a list."""
+        said = usd_short if self.rule.metric == "cost" else short
+        return f"{said(self.spent)} of {said(self.rule.amount)} {self.name}"
 
     @property
     def left(self) -> str:

@@ -93,7 +93,7 @@ def environment(request: HttpRequest) -> list[str] | None:
     """The label in the head of every page, while made-up figures stand among the real ones."""
     from relay import demo
 
-    return ["Demo data", "warning"] if request.user.is_authenticated and demo.exists() else None
+    return ["Demo", "warning"] if request.user.is_authenticated and demo.exists() else None
 
 
 UNFOLD: dict[str, Any] = {

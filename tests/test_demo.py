@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -34,6 +35,7 @@ from tests.admin_cases import make_record, make_user
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 CALLERS = [Caller(1, "one", 1, "Team", 2.0), Caller(2, "two", None, "", 1.0)]
+LABEL = re.compile(r">\s*Demo\s*<")
 UPSTREAMS = [Upstream(1, "a", "anthropic"), Upstream(2, "b", "anthropic"), Upstream(3, "c", "openai")]
 
 
@@ -123,7 +125,7 @@ def test_it_shows_a_key_that_expires_and_a_budget_near_its_end() -> None:
     used = UsageRecord.objects.filter(key_name="demo-search-ci", created_at__gte=month)
     spent = sum(used.values_list("cost_nanos", flat=True))
     amount = Limit.objects.get(key__name="demo-search-ci").amount
-    assert spent * 100 // 88 < amount <= spent * 100 // 88 + 10**9
+    assert spent * 100 // 88 < amount <= spent * 100 // 88 + 10**8
 
 
 @pytest.fixture
@@ -171,16 +173,16 @@ def test_removed_while_it_is_written_it_leaves_nothing(folder: Path, monkeypatch
 def test_every_page_says_that_there_is_demo_data_and_one_button_removes_it(client: Client, folder: Path) -> None:
     client.force_login(make_user("root", superuser=True))
     pages = [reverse("admin:index"), reverse("admin:usage_report")]
-    assert [("demo-notice" in client.get(page).text, "Demo data" in client.get(page).text) for page in pages] == [
+    assert [("demo-notice" in client.get(page).text, bool(LABEL.search(client.get(page).text))) for page in pages] == [
         (False, False),
         (False, False),
     ]
     seed(days=1, per_day=20, now=timezone.now())
-    assert [("demo-notice" in client.get(page).text, "Demo data" in client.get(page).text) for page in pages] == [
+    assert [("demo-notice" in client.get(page).text, bool(LABEL.search(client.get(page).text))) for page in pages] == [
         (True, True),
         (True, True),
     ]
-    assert "Demo data" in client.get(reverse("admin:relay_usagerecord_changelist")).text
+    assert LABEL.search(client.get(reverse("admin:relay_usagerecord_changelist")).text)
     exported = client.get(reverse("admin:usage_report"), {"format": "csv"})
     assert "-with-demo-data.csv" in exported["Content-Disposition"]
     assert "Removed:" in client.post(reverse("admin:remove_demo"), follow=True).text
