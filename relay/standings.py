@@ -51,9 +51,11 @@ class Standing:
 
     @property
     def glance(self) -> str:
-        """Used and amount, rounded, for a list."""
-        said = usd_short if self.rule.metric == "cost" else short
-        return f"{said(self.spent)} of {said(self.rule.amount)} {self.name}"
+        """Used and amount, rounded, for a list: money says by its sign that it is cost."""
+        if self.rule.metric == "cost":
+            name = self.name.removeprefix("cost ")
+            return f"{usd_short(self.spent)} of {usd_short(self.rule.amount).removesuffix('.00')} {name}"
+        return f"{short(self.spent)} of {short(self.rule.amount)} {self.name}"
 
     @property
     def left(self) -> str:

@@ -231,8 +231,7 @@ AUDITLOG_INCLUDE_TRACKING_MODELS: tuple[Any, ...] = (
 
 LANGUAGE_CODE = "en-us"
 USE_I18N = False
-# Alike everywhere, and never without its zone.
-DATE_FORMAT, TIME_FORMAT, DATETIME_FORMAT = "Y-m-d", "H:i", "Y-m-d H:i T"
+FORMAT_MODULE_PATH = ["relay_site.formats"]
 USE_TZ = True
 TIME_ZONE = REPORT_TIME_ZONE
 STATIC_URL = "static/"
