@@ -193,6 +193,7 @@ class Runtime:
                 logger.exception("Housekeeping failed; trying again in %s s", HOUSEKEEPING_SECONDS)
             metrics.IN_FLIGHT.set(len(self.flights))
             metrics.DRAINING.set(self.draining)
+            metrics.TASKS.set(len(asyncio.all_tasks()))
             metrics.WAITING.set(self.journal.waiting)
             metrics.OLDEST.set(self.journal.oldest_age)
 
