@@ -41,22 +41,35 @@ class Timers:
 class Upstream:
     """One upstream answer: status and headers, then bytes; close it in every case."""
 
-    __slots__ = ("_chunks", "_response", "headers", "status")
+    __slots__ = ("_chunks", "_reading", "_response", "headers", "status")
 
     def __init__(self, response: httpx.Response) -> None:
         self._response = response
         self._chunks: AsyncGenerator[bytes] = response.stream.__aiter__()  # type: ignore[union-attr, assignment]
+        self._reading: asyncio.Future[bytes] | None = None
         self.status = response.status_code
         self.headers: Headers = tuple((name.lower(), value) for name, value in response.headers.raw)
 
     async def next(self) -> bytes:
         """Return the next bytes as they come, b"" at the end; raises `UpstreamError` where the connection dies."""
+        reading, self._reading = self._reading, None
         try:
-            return await anext(self._chunks)
+            return await (reading or anext(self._chunks))
         except StopAsyncIteration:
             return b""
         except (httpx.HTTPError, aiohttp.ClientError, OSError) as error:
             raise failure(error) from error
+
+    async def next_within(self, seconds: float) -> bytes | None:
+        """Like `next`, but None where nothing comes so soon; the `next` call goes on with this read."""
+        if self._reading is None:
+            self._reading = asyncio.ensure_future(self._read_on())
+        await asyncio.wait([self._reading], timeout=max(0.0, seconds))
+        return await self.next() if self._reading.done() else None
+
+    async def _read_on(self) -> bytes:
+        # A future can't carry the StopAsyncIteration of `anext`.
+        return await anext(self._chunks, b"")
 
     async def read(self, *, limit: int, touch: Callable[[], object] | None = None) -> bytes:
         """Return the whole body, calling `touch` at each read; raises `UpstreamFailed` beyond `limit` bytes."""
@@ -73,7 +86,11 @@ class Upstream:
 
     async def close(self) -> None:
         """Release the connection: back to the pool after a whole answer, else it is cut."""
+        reading, self._reading = self._reading, None
         try:
+            if reading is not None:
+                reading.cancel()
+                await asyncio.wait([reading])
             await self._chunks.aclose()
             await self._response.aclose()
         except (httpx.HTTPError, aiohttp.ClientError, OSError):
