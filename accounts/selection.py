@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from accounts import health, quota
 from accounts.lineup import Candidate, Lineup, able, eligible
@@ -43,8 +46,7 @@ LISTED = 100  # accounts named on a record
 TURNS = Turns()
 
 
-@dataclass(frozen=True, slots=True)
-class Picture:
+class Picture(Struct, frozen=True):
     """What the store knows at this moment; `spent` holds reason and end (Unix seconds) of used-up account quotas."""
 
     rests: Mapping[tuple[int, str], Rest] = field(default_factory=dict)
@@ -54,8 +56,7 @@ class Picture:
     tied: int | None = None  # the only account that can go on with it
 
 
-@dataclass(frozen=True, slots=True)
-class Ranking:
+class Ranking(Struct, frozen=True):
     """`accounts` may be tried in this order; `reasons` says of every account why it stands there or is left out."""
 
     accounts: tuple[Account, ...]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from apikeys import corrections, seeding
 from apikeys.authentication import KEYS
@@ -23,8 +24,7 @@ LEASE = 90.0  # seconds that a concurrency slot outlives a relay that died; live
 EMPTY: Mapping[str, int] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Reservation:
+class Reservation(Struct, frozen=True):
     """What a call holds until it is settled. `used`: what each counter stood at right after it was taken."""
 
     owner: str

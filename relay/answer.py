@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from accounts import health
 from relay.call import Account
@@ -34,8 +35,7 @@ SSE_HEADERS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Last:
+class Last(Struct, frozen=True):
     """What goes out only when the record is on disk: a whole answer, or the end of a stream."""
 
     head: Head | None = None

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 MAX_BUFFERED_BYTES = 256 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(Struct, frozen=True):
     """Status and headers of an answer; `body` is the whole of it, None = chunks follow."""
 
     status: int

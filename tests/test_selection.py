@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from accounts import health
 from accounts.lineup import lineup, model_not_found
@@ -194,7 +195,7 @@ def test_a_tied_conversation_goes_to_its_account_or_nowhere() -> None:
     tied = Picture(tied=A.id)
     assert names(ranked(call(), A, B, picture=tied)) == ["a"]
     with pytest.raises(NoAccountAvailable) as caught:
-        ranked(call(), A, B, picture=replace(tied, rests={(A.id, ""): Rest(A.id, "", NOW + 40, "credential")}))
+        ranked(call(), A, B, picture=structs.replace(tied, rests={(A.id, ""): Rest(A.id, "", NOW + 40, "credential")}))
     assert (caught.value.retry_after, dict(caught.value.candidates)["b"]) == (
         40,
         "the conversation is tied to another account",

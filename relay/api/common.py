@@ -191,7 +191,7 @@ async def respond(reply: Reply) -> HttpResponseBase:
         raise
     response: HttpResponse | StreamingHttpResponse
     if head.body is not None:
-        response = HttpResponse(head.body)
+        response = HttpResponse(head.body, content_type="")  # the upstream's, below
         response["content-length"] = str(len(head.body))
     else:
         response = StreamingHttpResponse(reply.chunks())

@@ -187,7 +187,7 @@ def _affinity(fields: Fields, session: str) -> str:
 
 
 def _hash(kind: bytes, text: bytes) -> str:
-    return hashlib.sha256(kind + b"\0" + text).hexdigest()[:32]
+    return hashlib.blake2b(kind + b"\0" + text, digest_size=16).hexdigest()
 
 
 def _cached_texts(content: bytes) -> bytes:

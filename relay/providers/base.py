@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
+
+from msgspec import Struct
 
 from relay.call import Account, Call, Endpoint
 from relay.dialects.base import ModelEntry
@@ -14,14 +15,16 @@ from relay.errors import UpstreamError
 Headers = tuple[tuple[bytes, bytes], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class UpstreamRequest:
+class UpstreamRequest(Struct, frozen=True):
     method: str
     url: str
-    headers: Headers = field(repr=False)
-    content: bytes = field(repr=False)
+    headers: Headers
+    content: bytes
     # What the upstream's format made us leave out, for the record and `x-relay-dropped`.
     dropped: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<UpstreamRequest {self.method} {self.url}>"  # no credential, no prompt
 
 
 class Framer(Protocol):

@@ -7,14 +7,15 @@ critical section. Times are Unix seconds and passed in, so that tests own the cl
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct, field
 
 from relay.errors import RelayError
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
+class Hold(Struct, frozen=True):
     """One limit's share of a reservation.
 
     `counter` names limit and period ("<limit id>-<owner id>.<sum of what it counts>:<period start, Unix seconds>";
@@ -48,8 +49,7 @@ class Refused:
     used: int
 
 
-@dataclass(frozen=True, slots=True)
-class Seat:
+class Seat(Struct, frozen=True):
     """An account that could take the call, as its upstream knows the model; `slots` 0 = unlimited."""
 
     account_id: int
@@ -58,8 +58,7 @@ class Seat:
     front: bool = True  # False: another account goes before it, whoever had the conversation
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(Struct, frozen=True):
     """What selection asks of the store for one call, all at one moment.
 
     `first` is the seat to take where the conversation has none, -1 = that depends on the answer. A seat is taken at
@@ -76,8 +75,7 @@ class Question:
     lease: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Admitted:
+class Admitted(Struct, frozen=True):
     """The call's limits are taken, and this is how the accounts stand.
 
     `taken` is the account whose slot the call holds already (and that has the conversation from now on), 0 = none;
@@ -93,8 +91,7 @@ class Admitted:
     taken: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
+class Settlement(Struct, frozen=True):
     """How one reservation ends: `actual` amounts by counter; `now` = when the call ended, `began` = when it was
     admitted (Unix seconds). `seats` are accounts whose slots its owner gives back."""
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from relay.state import scripts
 from relay.state.base import Admitted, Hold, Question, Refused, Seed, Settlement, StoreAway, Unseeded
