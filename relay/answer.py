@@ -45,7 +45,9 @@ async def pass_answer_on(flight: Flight, upstream: Upstream, account: Account, *
     provider = PROVIDERS[account.kind]
     if upstream.status >= 300:
         body = await upstream.read(limit=MAX_ERROR_BYTES)
-        raise provider.classify(upstream.status, upstream.headers, body, now=time.time())
+        error = provider.classify(upstream.status, upstream.headers, body, now=time.time())
+        error.body = provider.native_error(flight.call, error)
+        raise error
     flight.record.upstream_request_id = provider.request_id(upstream.headers)[:200]
     headers = [*returned(upstream.headers), *own_headers(flight, dropped)]
     if flight.call.envelope.stream and provider.streams(upstream.headers):

@@ -105,6 +105,7 @@ def fill_record(flight: Flight, error: End) -> None:
         provider=account.provider,
         now=time.time(),
         request_bytes=len(flight.call.body),
+        place=PROVIDERS[account.kind].place(flight.call, account),
     )
 
 
