@@ -5,6 +5,8 @@ Source: google-genai 3.4.0 (models.py, the `_to_vertex` side of it).
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
 from relay.call import Call
@@ -22,6 +24,7 @@ EMBED, EMBED_MANY, COUNT = "embedContent", "batchEmbedContents", "countTokens"
 EMBED_CONFIG = frozenset(
     "taskType task_type title outputDimensionality output_dimensionality autoTruncate auto_truncate".split()
 )
+EMBEDS = re.compile(r"gemini|maas")
 CONFIG = "embedContentConfig"
 WRAPPED = ("generateContentRequest", "generate_content_request")
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -32,7 +35,7 @@ _list = msgspec.json.Decoder(list[msgspec.Raw])
 def embeds(model: str) -> bool:
     """Whether Vertex embeds with this model by `embedContent`; the older ones know `predict` only, which is another
     format (google-genai, `t_is_vertex_embed_content_model`)."""
-    return "gemini" in model or "maas" in model
+    return EMBEDS.search(model) is not None
 
 
 def version_of(call: Call) -> str:
