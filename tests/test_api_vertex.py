@@ -359,6 +359,18 @@ def test_a_token_server_that_fails_is_no_fault_of_the_credential(server: Server,
     ]
 
 
+def test_waiting_for_a_token_is_not_the_silence_of_the_account_before(
+    start_server: Any, installation: Installation
+) -> None:
+    server = start_server(RELAY_FIRST_BYTE_TIMEOUT="0.6")
+    vertex(installation, name="sick", priority=1, script="error=500")
+    vertex(installation, name="well", priority=2, token_script="first=1")
+    key = installation.key()
+    create(server, key, model=CLAUDE)
+    (record,) = installation.records(key=key)
+    assert [(attempt["account"], attempt["error"]) for attempt in record.attempts] == [("sick", "500"), ("well", "")]
+
+
 @ONE
 def test_an_assertion_follows_no_redirect(server: Server, installation: Installation) -> None:
     with canned(json_of(b"{}", status=b"307 T", headers=b"location: http://127.0.0.1:1/\r\n")) as token_server:

@@ -83,7 +83,7 @@ class GoogleTokens(Dialect):
             return Reply(status=400, body=encode({"error": "invalid_grant", "error_description": wrong}))
         life = script.count("expires", 3599)
         carried = str(header.get("kid", "")).partition("~")[2]
-        token = f"{memory.next_id(PREFIX)}.{time.time() + life:.0f}" + (f"~{carried}" if carried else "")
+        token = f"{memory.next_id(PREFIX)}.{(time.time() + life) * 1000:.0f}" + (f"~{carried}" if carried else "")
         return Reply(body=encode({"access_token": token, "expires_in": life, "token_type": "Bearer"}))
 
     def error(self, name: str, *, script: Script, model: str = "", message: str = "") -> Reply:
@@ -145,7 +145,7 @@ def refused_token(request: Request) -> tuple[str, Script] | None:
     token = credential_of(request).partition("~")[0]
     if not token.startswith(PREFIX) or not request.header("authorization").startswith("Bearer "):
         return "401", Script()
-    return None if time.time() < float(token.rpartition(".")[2]) else ("401", Script())
+    return None if time.time() * 1000 < float(token.rpartition(".")[2]) else ("401", Script())
 
 
 # --- Gemini -----------------------------------------------------------------------------------------
