@@ -100,7 +100,7 @@ async def pass_stream_on(
         if not flight.forwarded:
             cut += len(held) if cut >= 0 else 0
             block = held + block
-            if not commits(flight, upstream, provider, ends=cut >= 0, size=len(block)):
+            if not commits(flight, upstream, provider, cut=cut, size=len(block)):
                 held = block
                 continue
             await begin(flight, head)
@@ -112,25 +112,26 @@ async def pass_stream_on(
         await reply.put(hide(block))
     tail = framer.flush()
     if tail and meter.feed(tail) >= 0 and (flight.forwarded or held):
-        if not flight.forwarded and commits(flight, upstream, provider, ends=True, size=0):
+        if not flight.forwarded and commits(flight, upstream, provider, cut=len(held), size=0):
             await begin(flight, head)
             await reply.put(hide(held))
         return tail
     raise UpstreamFailed("The upstream's stream ended before its end.", reason="cut_stream", rest="5xx")
 
 
-def commits(flight: Flight, upstream: Upstream, provider: Provider, *, ends: bool, size: int) -> bool:
-    """Whether what came so far, `size` bytes, begins the client's answer; raises the `UpstreamError` that it says.
+def commits(flight: Flight, upstream: Upstream, provider: Provider, *, cut: int, size: int) -> bool:
+    """Whether what came so far, `size` bytes with the end at `cut`, begins the client's answer; raises the
+    `UpstreamError` that it says.
 
-    Until then another account may take the call (DESIGN section 2). An answer that says itself why it failed passes as
-    it came where no other account would do better."""
+    Until then another account may take the call (DESIGN section 2). An answer that had begun, and says itself why it
+    failed, passes as it came where no other account would do better."""
     meter = flight.meter
     assert meter is not None
     if meter.error:
         error = in_band(flight, upstream, provider)
-        if error.try_next_account or not meter.failed_answer:
+        if error.try_next_account or not (meter.failed_answer and cut > 0):
             raise error
-    if meter.content_seen or ends or size > MAX_HELD_BYTES:
+    if meter.content_seen or cut >= 0 or size > MAX_HELD_BYTES:
         return True
     flight.watch.expect("idle", flight.run.timers.idle)
     return False
