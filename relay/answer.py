@@ -47,7 +47,9 @@ async def pass_answer_on(flight: Flight, upstream: Upstream, account: Account, *
     provider = PROVIDERS[account.kind]
     if upstream.status >= 300:
         body = await upstream.read(limit=MAX_ERROR_BYTES)
-        raise provider.classify(upstream.status, upstream.headers, body, now=time.time())
+        error = provider.classify(upstream.status, upstream.headers, body, now=time.time())
+        error.body = provider.native_error(flight.call, error)
+        raise error
     flight.record.upstream_request_id = provider.request_id(upstream.headers)[:200]
     headers = [*returned(upstream.headers), *own_headers(flight, dropped)]
     if flight.call.envelope.stream and provider.streams(upstream.headers):
@@ -118,7 +120,8 @@ async def opening(flight: Flight, upstream: Upstream, provider: Provider, framer
     """The events with which the client's answer begins, and where in them the terminal event stands, or -1.
 
     What comes before the first content is held back for a moment: until the client has something, another account may
-    take the call (DESIGN section 2). Raises the `UpstreamError` that the stream says, or its end."""
+    take the call (DESIGN section 2). Raises the `UpstreamError` that the stream says, or its end; an answer that had
+    begun, and says itself why it failed, passes as it came where no other account would do better."""
     meter, watch = flight.meter, flight.watch
     assert meter is not None
     held, until = b"", 0.0
@@ -133,7 +136,7 @@ async def opening(flight: Flight, upstream: Upstream, provider: Provider, framer
         held += block
         if meter.error:
             error = in_band(flight, upstream, provider)
-            if error.try_next_account or not meter.failed_answer:
+            if error.try_next_account or not (meter.failed_answer and cut > 0):
                 raise error
         if not chunk and cut < 0:
             raise cut_short()

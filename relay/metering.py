@@ -17,13 +17,22 @@ ROUNDING_SLACK = 8
 
 
 def book(
-    record: Record, outcome: Outcome, *, prices: PriceBook, provider: str, now: float, request_bytes: int = 0
+    record: Record,
+    outcome: Outcome,
+    *,
+    prices: PriceBook,
+    provider: str,
+    now: float,
+    request_bytes: int = 0,
+    place: str = "",
 ) -> None:
     """Fill counts, lines, cost and where they come from. May be asked again: it replaces what it had filled.
 
-    Prices are those of the call's start. `request_bytes` stands in for an input that nobody reported.
+    Prices are those of the call's start. `request_bytes` stands in for an input that nobody reported, `place` for one
+    that sets the price and that no answer tells.
     """
     usage = _with_estimated_input(outcome, request_bytes)
+    usage = replace(usage, geo=place) if place else usage
     bill = cost(
         usage,
         models=names_of(outcome.response_model, record.upstream_model),

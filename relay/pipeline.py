@@ -135,7 +135,7 @@ async def attempt(flight: Flight, account: Account) -> Last:
     since = time.perf_counter()
     error: UpstreamError | None = None
     try:
-        account = await tokens.fresh(flight.run, account)
+        account = await tokens.fresh(flight.run, account, watch=flight.watch)
         try:
             return await ask(flight, account, provider.request(flight.call, account, flight.model))
         except UpstreamError as failed:
@@ -180,7 +180,7 @@ async def once_more(
     if flight.forwarded:
         return None
     provider = PROVIDERS[account.kind]
-    signed_in = await tokens.again(flight.run, account, error)
+    signed_in = await tokens.again(flight.run, account, error, watch=flight.watch)
     if signed_in is not None:
         return provider.request(flight.call, signed_in, flight.model)
     if error.reason == "disconnected" and seconds < STALE_SECONDS:

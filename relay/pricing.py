@@ -18,6 +18,8 @@ from relay.call import Line, Quantity, Usage
 UNITS = 1_000_000  # every rate is for so many units
 # What vendors call the plain tier, speed or place: priced as standard unless a price row carries that very name.
 STANDARD = frozenset({"", "standard", "default", "auto", "on_demand", "global", "not_available"})
+# A name of Baton's own for places where some vendors charge more: plain where no row carries it.
+PLAIN_OR_PRICED = STANDARD | {"regional"}
 WINDOW = re.compile(r"^(\d\d):(\d\d)-(\d\d):(\d\d)$")  # a tier that holds at these hours, UTC
 MAX_VERSION = 60  # characters of the record's column
 CACHED_NAMES = 4096
@@ -154,7 +156,7 @@ class ModelPrice:
 @lru_cache(maxsize=1024)
 def _tier(service_tier: str, speed: str, geo: str, known: frozenset[str]) -> str:
     names = {name.lower() for name in (service_tier, speed, geo)}
-    return "+".join(sorted(name for name in names if name not in STANDARD or (name and name in known)))
+    return "+".join(sorted(name for name in names if name not in PLAIN_OR_PRICED or (name and name in known)))
 
 
 class PriceBook:

@@ -33,6 +33,7 @@ from relay.live import Live
 from relay.lock import RelayLock
 from relay.prices import load_prices
 from relay.pricing import PriceBook
+from relay.providers import PROVIDERS
 from relay.refusals import Refusals
 from relay.state import Hold, Store, StoreAway, make_store
 from relay.state.snapshot import Snapshot, SnapshotPoller
@@ -161,6 +162,7 @@ class Runtime:
             provider=record.provider,
             now=time.time(),
             request_bytes=flight.call.body_bytes,
+            place=PROVIDERS[flight.account.kind].place(flight.call, flight.account),
         )
         self.journal.progress(record)
 

@@ -108,6 +108,7 @@ def fill_record(flight: Flight, error: End) -> None:
         provider=account.provider,
         now=time.time(),
         request_bytes=flight.call.body_bytes,
+        place=PROVIDERS[account.kind].place(flight.call, account),
     )
 
 

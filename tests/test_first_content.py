@@ -118,6 +118,14 @@ def test_a_response_that_failed_by_the_caller_s_fault_passes_as_it_came(
     assert (record.status, record.error, len(record.attempts)) == ("upstream_error", "context_length_exceeded", 1)
 
 
+@ONE
+def test_a_failure_that_is_all_there_is_has_an_honest_status(server: Server, installation: Installation) -> None:
+    installation.account(kind="openai", credential={"api_key": "key~fail=toolong@first"})
+    key = installation.key()
+    status, body = ask(server, ASKED["responses"], key)
+    assert (status, json.loads(body)["error"]["code"]) == (400, "context_length_exceeded")
+
+
 def test_silence_after_the_opening_events_is_the_idle_timer_s(start_server: Any, installation: Installation) -> None:
     server = start_server(RELAY_IDLE_TIMEOUT="0.5", RELAY_FIRST_BYTE_TIMEOUT="60")
     installation.account(kind="openai", priority=1, name="sick", credential={"api_key": "key~hang=opened"})

@@ -75,6 +75,14 @@ class Provider(ABC):
         """A whole answer as the client's dialect has it; the same bytes where the vendor speaks that dialect."""
         return body
 
+    def native_error(self, call: Call, error: UpstreamError) -> bytes:
+        """The body of an error answer as the client's dialect has it; the same bytes where the vendor speaks that."""
+        return error.body
+
+    def place(self, call: Call, account: Account) -> str:
+        """Where the answer is made, where that sets the price and the answer itself does not tell; "" = no matter."""
+        return ""
+
     def renews(self, account: Account) -> bool:
         """Whether its calls need an access token that runs out, and is got anew by `token_request`."""
         return False
