@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from relay.state import scripts
@@ -177,7 +176,7 @@ class RedisStore(RedisRests):
         if settlement.owner not in self._unchecked:
             return settlement
         self._unchecked.discard(settlement.owner)
-        return replace(settlement, began=0.0)
+        return settlement._replace(began=0.0)
 
     async def _settle(self, *settlements: Settlement) -> None:
         await self._link.scripts(scripts.SETTLE, [settle_run(settlement) for settlement in settlements])
