@@ -13,7 +13,6 @@ from operator import itemgetter
 from typing import Any
 
 from msgspec import Struct, field
-from msgspec.structs import replace
 
 from accounts import health, quota
 from accounts.lineup import Candidate, Lineup, able, eligible
@@ -54,6 +53,7 @@ class Picture(Struct, frozen=True):
     spent: Mapping[int, tuple[str, float]] = field(default_factory=dict)
     pinned: int | None = None  # the account of the same conversation
     tied: int | None = None  # the only account that can go on with it
+    taken: int = 0  # the account whose slot the call has
 
 
 class Ranking(Struct, frozen=True):
@@ -110,11 +110,8 @@ async def rank(
         if seen.taken:
             await store.free_slot(seen.taken, call.id)
         raise
-    if not seen.taken:
-        return ranking
-    if ranking.accounts[0].id == seen.taken:
-        return replace(ranking, taken=seen.taken)
-    await store.free_slot(seen.taken, call.id)
+    if seen.taken != ranking.taken:
+        await store.free_slot(seen.taken, call.id)
     return ranking
 
 
@@ -134,6 +131,7 @@ def picture(call: Call, found: Lineup, seen: Admitted, *, now: float) -> Picture
         quota.spent(found.limited, call, seen.used, now=now) if found.limited else quota.NOTHING,
         seen.pinned,
         tied_to(call, found, seen),
+        seen.taken,
     )
 
 
@@ -168,7 +166,8 @@ def decide(call: Call, found: Lineup, picture: Picture, *, now: float) -> Rankin
         taken.append(placed(candidate, picture, half_open=bool(rests)))
     if not taken:
         return last_resort(found, left, picture, now=now)
-    taken.sort(key=itemgetter(0))
+    if len(taken) > 1:
+        taken.sort(key=itemgetter(0))
     return Ranking(
         accounts=tuple(candidate.account for _, candidate, _ in taken),
         reasons=(*((candidate.account.name, reason) for _, candidate, reason in taken), *refusals(found, left)),
@@ -176,6 +175,7 @@ def decide(call: Call, found: Lineup, picture: Picture, *, now: float) -> Rankin
         probes=frozenset() if operator else probes(taken, recovering, picture),
         pinned=picture.pinned,
         pin=not any(out.candidate.account.id == picture.pinned and out.frees <= now + FULL for out in left),
+        taken=picture.taken if taken[0][1].account.id == picture.taken else 0,
     )
 
 

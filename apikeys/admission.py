@@ -11,7 +11,7 @@ from apikeys.authentication import KEYS
 from apikeys.refusal import refusal
 from apikeys.rules import Counted, counted
 from apikeys.standing import rates, standing
-from relay.call import Call, CallStatus, Demand, Key, LimitRule, RateLimit, Record
+from relay.call import Call, CallStatus, Demand, Key, LimitRule, RateLimit, Record, extra_tokens
 from relay.errors import InvalidRequest
 from relay.state.base import Admitted, Hold, Question, Refused, Settlement, Store, Unseeded
 
@@ -186,15 +186,15 @@ async def settle_recovered(store: Store, record: Record, holds: Sequence[Hold], 
 
 
 def tokens_of(record: Record) -> int:
-    """What a record counts against token limits."""
-    counts = (
-        record.input_tokens,
-        record.cache_read_input_tokens,
-        record.cache_creation_5m_input_tokens,
-        record.cache_creation_1h_input_tokens,
-        record.output_tokens,
+    """What a record counts against token limits: all that the vendor meters in tokens, further model runs too."""
+    return (
+        (record.input_tokens or 0)
+        + (record.cache_read_input_tokens or 0)
+        + (record.cache_creation_5m_input_tokens or 0)
+        + (record.cache_creation_1h_input_tokens or 0)
+        + (record.output_tokens or 0)
+        + extra_tokens(record.lines)
     )
-    return sum(count or 0 for count in counts)
 
 
 def strict_cost(holds: Sequence[Hold]) -> int:

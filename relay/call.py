@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -271,6 +271,26 @@ class Line(msgspec.Struct, frozen=True, omit_defaults=True):
     price: int | None = None  # the `relay.Price` row that the rate is from
     run: int = 0  # as in `Quantity`
     within: str = ""  # as in `Quantity`
+
+
+# The counts that are columns of a record.
+PLAIN_METERS = (
+    "input_tokens",
+    "cache_read_input_tokens",
+    "cache_creation_5m_input_tokens",
+    "cache_creation_1h_input_tokens",
+    "output_tokens",
+)
+
+
+def extra_tokens(lines: Sequence[Line]) -> int:
+    """What a record's lines hold in tokens beside its plain counts: cache writes of other lifetimes, audio and images,
+    and all of further model runs (compaction, advisor). What lies `within` a plain count is in there already."""
+    return sum(
+        line.quantity
+        for line in lines
+        if line.meter.endswith("_tokens") and not line.within and (line.run or line.meter not in PLAIN_METERS)
+    )
 
 
 class Attempt(msgspec.Struct, frozen=True):

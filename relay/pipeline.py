@@ -15,7 +15,15 @@ from apikeys import admission
 from relay import metering, tokens
 from relay.answer import Last, pass_answer_on
 from relay.call import Account, Call, Demand
-from relay.errors import NoAccountAvailable, NotRecordable, RelayError, UpstreamError, UpstreamUnreachable
+from relay.errors import (
+    NoAccountAvailable,
+    NotRecordable,
+    RelayError,
+    UpstreamError,
+    UpstreamOverloaded,
+    UpstreamRejected,
+    UpstreamUnreachable,
+)
 from relay.flight import ClientLeft, Flight, Watch, as_relay_error, opening_record
 from relay.providers import PROVIDERS
 from relay.providers.base import UpstreamRequest
@@ -26,6 +34,8 @@ from relay.settlement import finish, refuse, settle
 logger = logging.getLogger(__name__)
 
 STALE_SECONDS = 1.0
+SOON = 5.0  # seconds
+OVERLOADED = frozenset({429, 503, 529})
 
 
 def launch(run: Runtime, call: Call) -> Flight:
@@ -117,7 +127,7 @@ async def fly(flight: Flight, ranking: Ranking) -> Last:
             last_one = position == len(ranking.accounts) - 1
             await health.failed(run.store, account, flight.model, error, last=last_one, now=time.time())
             if flight.forwarded or not error.try_next_account:
-                raise
+                raise with_wait(error) from None
             if not last_one:
                 await selection.free(call, account, store=run.store)
                 flight.seat = None
@@ -189,8 +199,24 @@ async def once_more(
 
 
 def worst(failures: list[UpstreamError]) -> UpstreamError:
-    """The failure to tell when all accounts failed: one worth waiting for before one that is not."""
-    return max(failures, key=lambda error: (error.retry_after is not None, not isinstance(error, UpstreamUnreachable)))
+    """The failure to tell when all accounts failed: the overload that may be over first, before what no wait helps."""
+    return min(
+        map(with_wait, failures),
+        key=lambda error: (
+            not isinstance(error, UpstreamOverloaded),
+            error.retry_after or 0.0,
+            isinstance(error, UpstreamUnreachable),
+        ),
+    )
+
+
+def with_wait(error: UpstreamError) -> UpstreamError:
+    """An overload that passes on as it came tells how long to wait. Where its end was not named, that is soon: the last
+    account left does not rest on a guess, so the next call is tried."""
+    passes = isinstance(error, (UpstreamOverloaded, UpstreamRejected)) and error.upstream_status in OVERLOADED
+    if passes and error.retry_after is None:
+        error.retry_after = SOON
+    return error
 
 
 def client_left(flight: Flight) -> None:

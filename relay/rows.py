@@ -16,7 +16,7 @@ import msgspec
 from django.db import DatabaseError, DataError, IntegrityError, InterfaceError, connections, models
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from relay.call import Record
+from relay.call import Record, extra_tokens
 from relay.entries import Entry, clean
 from relay.models import Quarantine, RollUpMark, UsageRecord
 
@@ -32,7 +32,7 @@ _ROW_FAULTS = frozenset({"21", "22", "23", "44", "54"})
 _encode = msgspec.json.Encoder().encode
 
 _COLUMNS = {field.attname: field for field in UsageRecord._meta.concrete_fields}
-_FIELDS = [name for name in Record.__struct_fields__ if name in _COLUMNS]
+_FIELDS = [name for name in (*Record.__struct_fields__, "extra_tokens") if name in _COLUMNS]
 _TEXTS = [
     (name, _COLUMNS[name].max_length)
     for name in _FIELDS
@@ -84,6 +84,7 @@ def row_of(record: Record) -> dict[str, Any]:
     if call_id.version != 7:
         raise ValueError("the id is no UUIDv7")
     row["created_at"] = _EPOCH + timedelta(milliseconds=call_id.int >> 80)
+    row["extra_tokens"] = extra_tokens(record.lines)
     for name, length in _TEXTS:
         if text := row[name]:
             if not text.isascii() or "\0" in text:

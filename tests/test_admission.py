@@ -213,6 +213,17 @@ def test_what_recovery_books_replaces_what_the_dead_call_held() -> None:
     assert used(store, rule) == DOLLAR + 5
 
 
+def test_a_plain_budget_is_overrun_at_most_by_what_was_in_flight_when_it_was_passed() -> None:
+    rule = limit("cost", 10)
+    store, cheap = seeded(rule), Demand(tokens=0, cost=1, worst_tokens=0, worst_cost=99)
+    in_flight = [reserve(store, call(rule), cheap) for _ in range(10)]  # together they are estimated to use it up
+    for reservation in in_flight:
+        settle(store, reservation, cost=3)
+        with pytest.raises(BudgetExceeded):
+            reserve(store, call(rule), cheap)
+    assert used(store, rule) == 30
+
+
 # -- what answers tell of the limits ------------------------------------------------------------------------------
 
 MIDNIGHT = NOON + 12 * 3600

@@ -1,7 +1,10 @@
 """The vendors' own command line clients at a spent budget: each stops after one request, and says why.
 
-They are run for real where they are installed: on the PATH, or in the folder that CLIENTS_BIN names
-(`npm install --prefix DIR @anthropic-ai/claude-code @openai/codex @google/gemini-cli`; CLIENTS_BIN=DIR/node_modules/.bin).
+They are run for real where they are installed, on the PATH or in the folder that CLIENTS_BIN names:
+
+    npm install --prefix DIR @anthropic-ai/claude-code @openai/codex @google/gemini-cli
+    CLIENTS_BIN=DIR/node_modules/.bin pytest tests/test_clis.py
+
 All that they could ask of anybody but Baton goes to a proxy that is not there.
 """
 

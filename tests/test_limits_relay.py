@@ -164,3 +164,37 @@ def test_a_killed_call_keeps_its_share_of_a_strict_budget(
     installation.published()
     assert call(again, key, max_tokens=30).status_code == 402
     assert checked(again)["held"] == {"records": 1, "nanos": dead.held_nanos}
+
+
+@uvicorn
+def test_a_key_learns_what_it_may_and_where_it_stands(server: Server, installation: Installation) -> None:
+    installation.account()
+    key = installation.key(name="ada", families=["claude"], limits=["cost 5 per month", "requests 10 per day"])
+    assert call(server, key).status_code == 200
+    (record,) = installation.records(key=key)
+    told = httpx.get(f"{server.url}/api/v1/key-info", headers={"authorization": f"Bearer {key}"}, timeout=20).json()
+    assert (told["name"], told["families"]) == ("ada", ["claude"])
+    usage = httpx.get(f"{server.url}/api/v1/usage", headers={"authorization": f"Bearer {key}"}, timeout=20).json()
+    cost, requests = usage["limits"]
+    assert (cost["used"], cost["remaining"]) == (record.cost_nanos, 5 * 10**9 - record.cost_nanos)
+    assert (requests["used"], requests["remaining"], requests["per"]) == (1, 9, "day")
+    assert requests["resets_at"].endswith("T00:00:00Z")
+    assert "Bearer" not in str(told) and key not in str(told) + str(usage)
+
+
+NO_REDIS = "redis://127.0.0.1:9/0"  # nothing listens on the discard port
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("word", "status"), [("closed", 503), ("open", 200)])
+def test_a_limit_that_cannot_be_checked_refuses_or_admits_as_the_setting_says(
+    start_server: Callable[..., Server], installation: Installation, word: str, status: int
+) -> None:
+    installation.account()
+    relay = start_server(REDIS_URL=NO_REDIS, RELAY_LIMITS_FAIL=word)
+    limited, free = installation.key(limits=["cost 5 per day strict"]), installation.key()
+    answer = call(relay, limited)
+    assert answer.status_code == status
+    if status == 503:
+        assert answer.headers["retry-after"] == "5"
+    assert call(relay, free).status_code == 200

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 
@@ -56,12 +55,12 @@ def test_a_conversation_whose_account_is_no_candidate_moves(on: Callable[[Story]
 @pytest.mark.parametrize(
     "question",
     [
-        replace(TALK, lease=0),  # only asked
-        replace(TALK, first=-1),  # who goes first depends on the load
-        replace(TALK, seats=(Seat(5, "m", front=False), Seat(6, "m")), conversation="behind"),
-        replace(TALK, seats=(Seat(5, "full", slots=1),)),
-        replace(TALK, seats=(Seat(5, "rested"),)),
-        replace(TALK, seats=(Seat(7, "m"),)),  # the whole account has rested
+        TALK._replace(lease=0),  # only asked
+        TALK._replace(first=-1),  # who goes first depends on the load
+        TALK._replace(seats=(Seat(5, "m", front=False), Seat(6, "m")), conversation="behind"),
+        TALK._replace(seats=(Seat(5, "full", slots=1),)),
+        TALK._replace(seats=(Seat(5, "rested"),)),
+        TALK._replace(seats=(Seat(7, "m"),)),  # the whole account has rested
     ],
 )
 def test_a_seat_that_may_be_the_wrong_one_is_not_taken(on: Callable[[Story], None], question: Question) -> None:
@@ -124,7 +123,7 @@ def test_one_step_ends_all_that_a_call_holds(on: Callable[[Story], None]) -> Non
 def test_a_slot_brings_its_conversation(on: Callable[[Story], None]) -> None:
     async def story(store: Store) -> None:
         assert await store.take_slot(5, "a", slots=1, now=NOW, lease=LEASE, pin=TALK)
-        assert not await store.take_slot(5, "b", slots=1, now=NOW, lease=LEASE, pin=replace(TALK, conversation="b"))
+        assert not await store.take_slot(5, "b", slots=1, now=NOW, lease=LEASE, pin=TALK._replace(conversation="b"))
         assert await pinned(store, 1, "talk", now=NOW + 99, ttl=100) == 5
         assert await pinned(store, 1, "b", now=NOW, ttl=100) is None
 

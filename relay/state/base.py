@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from relay.errors import RelayError
+
+# Named tuples and structs below are those that every call makes: they cost a fifth of a frozen dataclass.
+NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
 
 class Hold(Struct, frozen=True):
@@ -58,7 +62,7 @@ class Seat(Struct, frozen=True):
     front: bool = True  # False: another account goes before it, whoever had the conversation
 
 
-class Question(Struct, frozen=True):
+class Question(NamedTuple):
     """What selection asks of the store for one call, all at one moment.
 
     `first` is the seat to take where the conversation has none, -1 = that depends on the answer. A seat is taken at
@@ -75,7 +79,7 @@ class Question(Struct, frozen=True):
     lease: float = 0.0
 
 
-class Admitted(Struct, frozen=True):
+class Admitted(NamedTuple):
     """The call's limits are taken, and this is how the accounts stand.
 
     `taken` is the account whose slot the call holds already (and that has the conversation from now on), 0 = none;
@@ -83,15 +87,15 @@ class Admitted(Struct, frozen=True):
     """
 
     standing: tuple[int, ...] = ()  # of each hold's counter, this call included
-    rests: Mapping[tuple[int, str], Rest] = field(default_factory=dict)
-    in_flight: Mapping[int, int] = field(default_factory=dict)
-    used: Mapping[str, int] = field(default_factory=dict)
+    rests: Mapping[tuple[int, str], Rest] = NOTHING
+    in_flight: Mapping[int, int] = NOTHING
+    used: Mapping[str, int] = NOTHING
     pinned: int | None = None
     response_owner: tuple[int, int] | None = None  # key, account
     taken: int = 0
 
 
-class Settlement(Struct, frozen=True):
+class Settlement(NamedTuple):
     """How one reservation ends: `actual` amounts by counter; `now` = when the call ended, `began` = when it was
     admitted (Unix seconds). `seats` are accounts whose slots its owner gives back."""
 

@@ -8,13 +8,11 @@ from __future__ import annotations
 import heapq
 import threading
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 
-from relay.state.base import Admitted, Hold, Question, Refused, Seat, Seed, Settlement, Unseeded
+from relay.state.base import NOTHING, Admitted, Hold, Question, Refused, Seat, Seed, Settlement, Unseeded
 from relay.state.memory_rests import MemoryRests
 
 CONCURRENCY = "concurrency"
-NOTHING: Mapping[str, int] = MappingProxyType({})
 LATE_KEPT = 3 * 86_400.0  # seconds for which a settlement without a reservation can't happen twice
 
 

@@ -8,15 +8,13 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
-from relay.state.base import Question, Rest
+from relay.state.base import NOTHING, Question, Rest
 
 MOST = 100_000  # entries of each kind; the oldest go first
 FORGOTTEN = 24 * 3600.0  # seconds after which a rest that ended, or a failure, means nothing any more
 OWNERS_KEPT = 30 * 24 * 3600.0
-NONE: Mapping[tuple[int, str], Rest] = MappingProxyType({})
 
 
 class MemoryRests:
@@ -42,7 +40,7 @@ class MemoryRests:
 
     def _known_rests(self, now: float) -> Mapping[tuple[int, str], Rest]:
         if not self._rests:
-            return NONE
+            return NOTHING
         with self._advice:
             self._rests = {place: rest for place, rest in self._rests.items() if rest.until > now - FORGOTTEN}
             return dict(self._rests)

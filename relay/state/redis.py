@@ -12,8 +12,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from msgspec.structs import replace
-
 from relay.state import scripts
 from relay.state.base import Admitted, Hold, Question, Refused, Seed, Settlement, StoreAway, Unseeded
 from relay.state.redis_link import PREFIX, RedisLink
@@ -178,7 +176,7 @@ class RedisStore(RedisRests):
         if settlement.owner not in self._unchecked:
             return settlement
         self._unchecked.discard(settlement.owner)
-        return replace(settlement, began=0.0)
+        return settlement._replace(began=0.0)
 
     async def _settle(self, *settlements: Settlement) -> None:
         await self._link.scripts(scripts.SETTLE, [settle_run(settlement) for settlement in settlements])
