@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -216,10 +217,10 @@ def ask_all(start: datetime, *, now: datetime) -> list[str]:
     for name, address in REPORTS.items():
         if address.startswith("?"):
             step = address.removeprefix("?by=")
-            found = measured(lambda step=step: dashboard.build(step, now=now))
+            found = measured(partial(dashboard.build, step, now=now))
         else:
             asked = usage_report.read(QueryDict(address.format(all=whole)), now=now)
-            found = measured(lambda asked=asked: usage_report.build(asked))
+            found = measured(partial(usage_report.build, asked))
             if "{all}" in address and "key=" not in address:
                 total = {measure: found.result.total[measure] for measure in records}
                 over += [f"{name}: {total}, the records say {records}"] if total != records else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -143,6 +144,32 @@ def test_from_nothing_to_a_first_call_and_back_with_the_data(up: Start, tmp_path
     assert sign_in(second.url, password_of(text)).headers["location"] == "/admin/"
     assert subprocess.run(curl_of(text), capture_output=True, text=True, timeout=30).stdout.count("event:") > 3
     assert second.manage("usage").count(" demo ") >= 1
+
+
+def test_the_first_start_fills_the_pages_and_mixes_with_nothing(up: Start, tmp_path: Path) -> None:
+    """What other programs read right after the first call is that call alone, while the month is written and after."""
+
+    def listed(*arguments: str) -> list[dict[str, Any]]:
+        return list(json.loads(started.manage("usage", "--json", *arguments)))
+
+    started = up(tmp_path / "data")
+    text = started.wait_until_announced()
+    assert "made-up month" in text
+    wait_for(lambda: len(listed("--demo")) > 100, seconds=90, what="a part of the month")
+    subprocess.run(curl_of(text), capture_output=True, text=True, timeout=30)
+    wait_for(lambda: listed() != [], seconds=10, what="the record")
+    assert [(record["key"], record["origin"]) for record in listed()] == [("demo", "client")]
+    wait_for(lambda: "Wrote" in started.text(), seconds=200, what="the whole month")
+    assert [record["key"] for record in listed()] == ["demo"]
+    assert len(listed("--demo")) > 3000
+    assert json.loads(started.manage("reconcile", "--json"))["ok"]
+    assert json.loads(started.manage("check_counters", "--json"))["ok"]
+    assert started.ends(signal.SIGINT) == 0
+
+    again = up(tmp_path / "data", port=started.port)
+    assert "made-up month" not in again.wait_until_announced()
+    again.manage("seed_demo", "--remove")
+    assert len(json.loads(again.manage("usage", "--json", "--demo"))) == 1
 
 
 def test_without_the_demo_there_is_no_account_no_key_no_simulator_and_no_orphan(up: Start, tmp_path: Path) -> None:
