@@ -4,8 +4,9 @@
 
 Fills a fresh SQLite file by SQL, rolls all of it up while another process books a batch every 100 ms as the ledger
 does, then asks the questions of the dashboard and of the usage report. Database time is that of the same statements,
-run once more and read to their last row; the best of five. Ends with 1 where a figure is over its budget or a report
-misses a record.
+run once more and read to their last row, the best of five: by the clock, and of CPU, which on SQLite is our own and
+says more on a busy machine. Ends with 1 where that, or the longest batch, is over its budget, or a report misses a
+record.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -112,6 +114,7 @@ def run(records: int, *, days: int, only_reports: bool) -> int:
         mark_since(now - timedelta(hours=2), until=now)
         timed("roll-up of three hours", roll_up)
     held = max(during)
+    print(f"load of the machine: {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores")
     tell("batches alone", alone)
     tell("batches while rolling up", during)
     over = [f"a batch took {held:.0f} ms, {HELD_MS:.0f} are allowed"] if held > HELD_MS else []
@@ -216,16 +219,16 @@ def ask_all(start: datetime, *, now: datetime) -> list[str]:
     for name, address in REPORTS.items():
         if address.startswith("?"):
             step = address.removeprefix("?by=")
-            found = measured(lambda step=step: dashboard.build(step, now=now))
+            found = measured(partial(dashboard.build, step, now=now))
         else:
             asked = usage_report.read(QueryDict(address.format(all=whole)), now=now)
-            found = measured(lambda asked=asked: usage_report.build(asked))
+            found = measured(partial(usage_report.build, asked))
             if "{all}" in address and "key=" not in address:
                 total = {measure: found.result.total[measure] for measure in records}
                 over += [f"{name}: {total}, the records say {records}"] if total != records else []
         said = f"database {found.spent:4.0f} ms ({found.cpu:.0f} of CPU), with everything {found.wall:5.0f} ms"
         print(f"{name:<40} {said}", flush=True)
-        over += [f"{name} took {found.spent:.0f} ms, {REPORT_MS:.0f} are allowed"] if found.spent > REPORT_MS else []
+        over += [f"{name} took {found.cpu:.0f} ms, {REPORT_MS:.0f} are allowed"] if found.cpu > REPORT_MS else []
     return over
 
 

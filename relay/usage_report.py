@@ -28,6 +28,7 @@ SHOWN = {
     "tokens": ("Tokens", "tokens"),
 }
 TOKENS = tuple(name for name in MEASURES if name.endswith("_tokens") and name != "reasoning_tokens")
+WRITTEN = tuple(name for name in TOKENS if name.startswith("cache_creation_"))
 STACKED = 8
 ROWS = 500
 LONGEST_DAYS = 3700
@@ -161,8 +162,9 @@ def merged(found: Answer, kept: int) -> dict[Group, Figures]:
 
 
 def with_tokens(figures: Figures) -> Figures:
-    """With all tokens together; reasoning is a part of the output and not added again."""
-    return {**figures, "tokens": sum(figures[name] for name in TOKENS)}
+    """With all tokens, and all cache writes, together; reasoning is a part of the output and not added again."""
+    written = sum(figures[name] for name in WRITTEN)
+    return {**figures, "tokens": sum(figures[name] for name in TOKENS), "cache_written_tokens": written}
 
 
 def order(asked: Asked, item: tuple[Group, Figures]) -> tuple[Any, ...]:

@@ -145,7 +145,7 @@ class PriceAdmin(ImportExportMixin, BatonModelAdmin):
     resource_classes = (PriceResource,)
     import_form_class = ImportForm
     export_form_class = ExportForm
-    list_display = ("model", "provider", "meter", "tier_shown", "above", "dollars", "begins", "until", "source")
+    list_display = ("model", "provider", "meter", "tier_shown", "dollars", "begins", "until", "source")
     list_filter = (InForceFilter, ProviderFilter, MeterFilter)
     search_fields = ("model", "provider")
     search_help_text = "Model or provider"
@@ -200,11 +200,8 @@ class PriceAdmin(ImportExportMixin, BatonModelAdmin):
 
     @display(description="Tier", ordering="tier")
     def tier_shown(self, price: Price) -> str:
-        return price.tier or "standard"
-
-    @display(description="Above input", ordering="above_tokens", empty_value="-")
-    def above(self, price: Price) -> str | None:
-        return f"{price.above_tokens:,} tokens" if price.above_tokens else None
+        above = f", above {price.above_tokens:,}" if price.above_tokens else ""
+        return (price.tier or "standard") + above
 
     @display(description="Valid from", ordering="valid_from")
     def begins(self, price: Price) -> str:
