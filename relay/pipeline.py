@@ -14,7 +14,7 @@ from apikeys import admission
 from relay import metering, tokens
 from relay.answer import Last, pass_answer_on
 from relay.call import Account, Call, Demand
-from relay.errors import NoAccountAvailable, NotRecordable, RelayError, UpstreamError, UpstreamUnreachable
+from relay.errors import Interrupted, NoAccountAvailable, NotRecordable, RelayError, UpstreamError, UpstreamUnreachable
 from relay.flight import ClientLeft, Flight, Watch, as_relay_error, opening_record
 from relay.providers import PROVIDERS
 from relay.providers.base import UpstreamRequest
@@ -68,6 +68,8 @@ async def admitted(flight: Flight) -> bool:
     run, call = flight.run, flight.call
     accounts = ACCOUNTS.current
     try:
+        if run.stopping:
+            raise Interrupted("Baton is restarting.", retry_after=1)
         if not run.journal.healthy:
             raise NotRecordable("This relay can't record calls at the moment.", retry_after=5)
         able = selection.eligible(call, accounts)
