@@ -1,4 +1,4 @@
-"""Millions of records by one statement. Parameters: Unix milliseconds of the first, the step, the numbers from and to."""
+"""Millions of records by one statement: the first one's Unix milliseconds, the step, the numbers from and to."""
 
 from __future__ import annotations
 
