@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from urllib.request import urlopen
 
 import pytest
 
@@ -26,7 +27,7 @@ moments = pytest.mark.parametrize("where, seen", MOMENTS.values(), ids=MOMENTS.k
 
 
 @contextmanager
-def a_call(server: Server, key: str, script: str, *, stream: bool) -> Iterator[socket.socket]:
+def a_call(server: Server, key: str, script: str, *, stream: bool, receive: int = 65536) -> Iterator[socket.socket]:
     """Send a call on a socket of its own; the client leaves at the end of the block."""
     body = json.dumps(
         {
@@ -37,7 +38,10 @@ def a_call(server: Server, key: str, script: str, *, stream: bool) -> Iterator[s
         }
     )
     head = f"POST /v1/messages HTTP/1.1\r\nhost: x\r\nx-api-key: {key}\r\nanthropic-version: 2023-06-01\r\n"
-    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+    with socket.socket() as connection:
+        connection.settimeout(20)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive)
+        connection.connect(("127.0.0.1", server.port))
         connection.sendall(f"{head}content-length: {len(body)}\r\n\r\n{body}".encode())
         yield connection
 
@@ -57,6 +61,11 @@ def leave(server: Server, installation: Installation, key: str, script: str, *, 
         if seen:
             read_until(connection, seen)
     return time.time()
+
+
+def in_flight(server: Server) -> int:
+    with urlopen(f"{server.url}/readyz", timeout=5) as response:
+        return int(json.loads(response.read())["calls_in_flight"])
 
 
 def upstream_end(installation: Installation) -> tuple[str, float]:
@@ -171,3 +180,18 @@ def test_a_client_that_leaves_while_its_request_is_still_coming_was_never_admitt
         read_until(connection, b'"output_tokens"')
     assert len(installation.simulator.requests()) == 1
     assert booked(installation, key)[0] == "ok" and UsageRecord.objects.count() == 1
+
+
+def test_a_client_that_leaves_last_bytes_unread_takes_no_place_among_drained_calls(
+    start_server: Callable[..., Server], installation: Installation
+) -> None:
+    server = start_server(RELAY_MAX_DRAINING="1")
+    installation.account(on_disconnect="drain")
+    key = installation.key()
+    with a_call(server, key, "chunks=400~size=10000", stream=True, receive=4096) as connection:
+        # It reads as little as makes room for the end of the answer in the buffers.
+        wait_for(lambda: not in_flight(server) or not connection.recv(20_000), seconds=30, what="the call's end")
+    assert booked(installation, key)[0] == "ok"
+    leave(server, installation, key, "chunks=20~delay=0.05~out=77", seen=b"content_block_delta", stream=True)
+    records = installation.records(key=key, count=2, seconds=8)
+    assert [record.usage_source for record in records] == ["provider", "provider"]
