@@ -48,6 +48,7 @@ LEASE_SECONDS = 90.0
 HOUSEKEEPING_SECONDS = 5.0
 CATCH_UP_SECONDS = 10.0
 SETTLE_SECONDS = 5.0
+COMMIT_AGAIN_SECONDS = 0.1
 
 PRICES: Snapshot[PriceBook] = Snapshot(("relay_price",), load_prices, empty=PriceBook())
 
@@ -141,7 +142,12 @@ class Runtime:
     def _commit_late(self, flight: Flight) -> None:
         """A stream without its first event answers 200 with keep-alives; proxies in between give up otherwise."""
         opened = flight.opened
-        if flight.reply.started or opened is None or not opened.done() or opened.exception() is not None:
+        if flight.reply.started or flight.ended:
+            return
+        if opened is None or not opened.done():  # no byte before the open entry is on disk
+            self._loop.call_later(COMMIT_AGAIN_SECONDS, self._commit_late, flight)
+            return
+        if opened.exception() is not None:
             return
         from relay.answer import SSE_HEADERS, own_headers
         from relay.reply import Head

@@ -76,7 +76,7 @@ def test_a_failure_after_a_late_commit_is_an_error_event(start_server: Start, in
     server = start_server(RELAY_COMMIT_AFTER="0.2")
     installation.account()
     key = installation.key()
-    status, body = call(server, key, f"{MODEL}~first=0.5~error=500")
+    status, body = call(server, key, f"{MODEL}~first=1.5~error=500")
     assert status == 200
     assert body.rstrip().split(b"\n\n")[-1].startswith(b"event: error\n")
     (record,) = installation.records(key=key)
