@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,7 +69,7 @@ def lists(user: User) -> Iterator[str]:
             yield from (f"{base}{query}" for query in few(list(dict.fromkeys(queries))) if query != "?")
 
 
-def offered(choice: dict[str, Any]) -> list[str]:
+def offered(choice: Mapping[str, Any]) -> list[str]:
     """The query strings of what a filter offers, as a link or as a form of unfold's."""
     if "query_string" in choice:
         return [choice["query_string"]]
@@ -118,7 +118,7 @@ def visit(client: Client, address: str, *, clock: Callable[[], float]) -> Page:
     with connection.execute_wrapper(note):
         response = client.get(address)
         if response.streaming:
-            b"".join(response)  # type: ignore[arg-type]
+            b"".join(response)
     page.status, page.seconds = response.status_code, clock() - start
     for sql, params in asked:
         page.scans.extend(scans(sql, params))

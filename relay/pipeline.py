@@ -16,6 +16,7 @@ from relay import metering, tokens
 from relay.answer import Last, pass_answer_on
 from relay.call import Account, Call, Demand
 from relay.errors import (
+    Interrupted,
     NoAccountAvailable,
     NotRecordable,
     RelayError,
@@ -79,6 +80,8 @@ async def admitted(flight: Flight) -> bool:
     run, call = flight.run, flight.call
     accounts = ACCOUNTS.current
     try:
+        if run.stopping:
+            raise Interrupted("Baton is restarting.", retry_after=1)
         if not run.journal.healthy:
             raise NotRecordable("This relay can't record calls at the moment.", retry_after=5)
         found = selection.able(call, accounts)
@@ -222,6 +225,8 @@ def with_wait(error: UpstreamError) -> UpstreamError:
 def client_left(flight: Flight) -> None:
     """A stream on `abort` stops at once; one on `drain`, and every non-streamed call, runs on, capped in number."""
     run = flight.run
+    if flight.ended:
+        return  # only its last bytes were still unread
     aborts = flight.call.envelope.stream and (flight.account is None or flight.account.on_disconnect == "abort")
     if aborts or run.draining >= run.max_draining:
         flight.watch.interrupt(ClientLeft())

@@ -10,9 +10,13 @@ import atexit
 import copy
 import gc
 import logging
+import signal
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from functools import partial
+from types import FrameType
 from typing import Any
 
 from django.conf import settings
@@ -45,6 +49,7 @@ LEASE_SECONDS = 90.0
 HOUSEKEEPING_SECONDS = 5.0
 CATCH_UP_SECONDS = 10.0
 SETTLE_SECONDS = 5.0
+COMMIT_AGAIN_SECONDS = 0.1
 
 PRICES: Snapshot[PriceBook] = Snapshot(("relay_price",), load_prices, empty=PriceBook())
 
@@ -66,6 +71,7 @@ class Runtime:
         self.drain_seconds: float = settings.RELAY_DRAIN_SECONDS
         self.draining = 0
         self.stopping = False
+        self._end = 0.0  # when stopping: the loop's time at which calls are interrupted
         self.flights: dict[str, Flight] = {}
         self._calls: set[asyncio.Task[None]] = set()
         self._housekeeper: asyncio.Task[None] | None = None
@@ -137,7 +143,12 @@ class Runtime:
     def _commit_late(self, flight: Flight) -> None:
         """A stream without its first event answers 200 with keep-alives; proxies in between give up otherwise."""
         opened = flight.opened
-        if flight.reply.started or opened is None or not opened.done() or opened.exception() is not None:
+        if flight.reply.started or flight.ended:
+            return
+        if opened is None or not opened.done():  # no byte before the open entry is on disk
+            self._loop.call_later(COMMIT_AGAIN_SECONDS, self._commit_late, flight)
+            return
+        if opened.exception() is not None:
             return
         from relay.answer import SSE_HEADERS, own_headers
         from relay.reply import Head
@@ -201,13 +212,39 @@ class Runtime:
 
     # -- the end -------------------------------------------------------------------------------------
 
-    async def stop(self, *, within: float) -> None:
-        """Drain the calls in flight for at most `within` seconds, interrupt the rest, ship what is booked."""
-        self.stopping = True
-        if self._calls:
-            await asyncio.wait(list(self._calls), timeout=within)
+    def hear_signals(self) -> None:
+        """Close the doors at SIGTERM and SIGINT; the last calls end a second before the server cuts its connections."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in (signal.SIGTERM, signal.SIGINT):
+            server = signal.getsignal(number)
+            if callable(server):
+                signal.signal(number, partial(self._on_signal, server))
+
+    def _on_signal(self, server: Callable[[int, FrameType | None], Any], number: int, frame: FrameType | None) -> None:
+        within = max(0.0, settings.RELAY_SHUTDOWN_SECONDS - 1)
+        self._loop.call_soon_threadsafe(partial(self.close_doors, within=within))
+        server(number, frame)
+
+    def close_doors(self, *, within: float) -> None:
+        """Take no new calls, and interrupt those that still run after `within` seconds: then each client is told, and
+        the record says why, before the server cuts the connections. Idempotent."""
+        if not self.stopping:
+            self.stopping = True
+            self._end = self._loop.time() + within
+            self._loop.call_at(self._end, self._interrupt_all)
+
+    def _interrupt_all(self) -> None:
         for flight in list(self.flights.values()):
             flight.watch.interrupt(Interrupted("Baton is restarting.", retry_after=1))
+
+    async def stop(self, *, within: float) -> None:
+        """Drain the calls in flight for at most `within` seconds since the doors were closed, interrupt the rest, ship
+        what is booked."""
+        self.close_doors(within=within)
+        if self._calls:
+            await asyncio.wait(list(self._calls), timeout=max(0.0, self._end - self._loop.time()))
+        self._interrupt_all()
         if self._calls:
             await asyncio.wait(list(self._calls), timeout=5)
         self.live.stop()
@@ -255,7 +292,8 @@ async def lifespan(receive: Callable[[], Awaitable[Message]], send: Callable[[Me
         message = await receive()
         if message["type"] == "lifespan.startup":
             try:
-                await get_runtime()
+                run = await get_runtime()
+                run.hear_signals()
             except Exception as error:
                 logger.exception("Baton could not start")
                 await send({"type": "lifespan.startup.failed", "message": str(error)})

@@ -150,9 +150,7 @@ async def finish(flight: Flight, error: End, last: Last | None) -> None:
         elif last is not None:
             await reply.put(last.block)
     finally:
-        reply.end()
-        for callback in flight.on_settled:
-            callback()
+        flight.end()
 
 
 async def answer_error(flight: Flight, error: RelayError) -> None:
@@ -186,7 +184,7 @@ async def refuse(flight: Flight, error: RelayError) -> None:
     try:
         await answer_error(flight, error)
     finally:
-        flight.reply.end()
+        flight.end()
 
 
 def refuse_early(

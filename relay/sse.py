@@ -18,27 +18,45 @@ MAX_EVENT_BYTES = 64 * 1024 * 1024
 class SseFramer:
     """Cuts a byte stream behind its last blank line, so that whole events go on and the rest waits."""
 
-    __slots__ = ("_tail",)
+    __slots__ = ("_edge", "_size", "_tail")
 
     def __init__(self) -> None:
-        self._tail = b""
+        self._tail: list[bytes] = []  # in pieces: an image of megabytes comes in a thousand, and is joined once
+        self._size = 0
+        self._edge = b""  # the last three bytes: a blank line may have begun there
 
     def feed(self, chunk: bytes) -> bytes:
         """Return what is complete, byte for byte; raises `UpstreamFailed` for an event beyond 64 MiB."""
-        data = self._tail + chunk if self._tail else chunk
         # The plain case first: nearly every upstream ends its writes with an event's end.
-        if data.endswith(b"\n\n"):
-            self._tail = b""
-            return data
-        cut = last_event_end(data)
-        self._tail = data[cut:]
-        if len(self._tail) > MAX_EVENT_BYTES:
-            raise UpstreamFailed("The upstream sent an event that is too large.", reason="event_too_large")
+        if chunk.endswith(b"\n\n"):
+            return self._join(chunk)
+        seen = self._edge + chunk
+        cut = last_event_end(seen)
+        if not cut:
+            self._keep(chunk, edge=seen)
+            return b""
+        data = self._join(chunk)
+        cut += len(data) - len(seen)
+        if rest := data[cut:]:
+            self._keep(rest, edge=rest)
         return data[:cut]
 
     def flush(self) -> bytes:
-        tail, self._tail = self._tail, b""
-        return tail
+        return self._join(b"")
+
+    def _keep(self, chunk: bytes, *, edge: bytes) -> None:
+        self._tail.append(chunk)
+        self._size += len(chunk)
+        self._edge = edge[-3:]
+        if self._size > MAX_EVENT_BYTES:
+            raise UpstreamFailed("The upstream sent an event that is too large.", reason="event_too_large")
+
+    def _join(self, chunk: bytes) -> bytes:
+        if not self._tail:
+            return chunk
+        data = b"".join([*self._tail, chunk])
+        self._tail, self._size, self._edge = [], 0, b""
+        return data
 
 
 def last_event_end(data: bytes) -> int:

@@ -37,12 +37,21 @@ from relay.state.snapshot import table_versions
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 40
 STOP_SECONDS = 20
-SERVERS: Mapping[str, Callable[[int], list[str]]] = {
-    "uvicorn": lambda port: [
+SERVERS: Mapping[str, Callable[[int, str], list[str]]] = {
+    "uvicorn": lambda port, seconds: [
         *("uvicorn", "relay_site.asgi:application", "--host", "127.0.0.1", "--port", str(port)),
-        *("--no-access-log", "--no-proxy-headers", "--no-server-header", "--timeout-graceful-shutdown", "10"),
+        *("--no-access-log", "--no-proxy-headers", "--no-server-header", "--timeout-graceful-shutdown", seconds),
     ],
-    "daphne": lambda port: ["daphne", "-v", "0", "-b", "127.0.0.1", "-p", str(port), "relay_site.asgi:application"],
+    "daphne": lambda port, seconds: [
+        "daphne",
+        "-v",
+        "0",
+        "-b",
+        "127.0.0.1",
+        "-p",
+        str(port),
+        "relay_site.asgi:application",
+    ],
 }
 T = TypeVar("T")
 
@@ -162,7 +171,7 @@ class Server(Process):
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         super().__init__(
-            SERVERS[kind](self.port),
+            SERVERS[kind](self.port, env.get("RELAY_SHUTDOWN_SECONDS", "10")),
             name=kind,
             folder=folder,
             env={

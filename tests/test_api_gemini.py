@@ -393,7 +393,7 @@ def test_silence_is_filled_with_newlines_between_the_pieces(
 def test_a_late_failure_of_a_stream_that_was_begun_is_told_in_its_framing(
     installation: Installation, start_server: Any, server: Server, *, query: str, kind: str
 ) -> None:
-    mine = start_server(RELAY_COMMIT_AFTER="0.2", RELAY_KEEP_ALIVE_AFTER="0.2", RELAY_FIRST_BYTE_TIMEOUT="1")
+    mine = start_server(RELAY_COMMIT_AFTER="0.2", RELAY_KEEP_ALIVE_AFTER="0.2", RELAY_FIRST_BYTE_TIMEOUT="3")
     gemini(installation)
     key = installation.key()
     status, headers, body = post(mine, stream_path(f"{MODEL}~hang=before", query=query), ASKED, key=key)

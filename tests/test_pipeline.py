@@ -1,11 +1,10 @@
-"""The story of a call where it is hard: silence, stalls, late errors, full drains, shutdown; on a server of its own."""
+"""The story of a call where it is hard: silence, stalls, late errors, full drains; on a server of its own."""
 
 from __future__ import annotations
 
 import http.client
 import json
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -77,7 +76,7 @@ def test_a_failure_after_a_late_commit_is_an_error_event(start_server: Start, in
     server = start_server(RELAY_COMMIT_AFTER="0.2")
     installation.account()
     key = installation.key()
-    status, body = call(server, key, f"{MODEL}~first=0.5~error=500")
+    status, body = call(server, key, f"{MODEL}~first=1.5~error=500")
     assert status == 200
     assert body.rstrip().split(b"\n\n")[-1].startswith(b"event: error\n")
     (record,) = installation.records(key=key)
@@ -159,21 +158,6 @@ def test_drained_calls_are_capped_in_time(start_server: Start, installation: Ins
         read_until(connection, b"content_block_delta")
     (record,) = installation.records(key=key)
     assert (record.status, record.usage_source) == ("client_disconnected", "partial")
-
-
-def test_sigterm_lets_streams_end_and_refuses_new_ones(start_server: Start, installation: Installation) -> None:
-    server = start_server()
-    installation.account()
-    key = installation.key()
-    with opened(server, key, f"{MODEL}~chunks=20~delay=0.05~out=66") as connection:
-        started = read_until(connection, b"content_block_delta")
-        stopping = threading.Thread(target=server.stop)
-        stopping.start()
-        body = read_until(connection, b'"message_stop"}', data=started)
-        stopping.join()
-    assert b'"message_stop"}' in body
-    (record,) = installation.records(key=key)
-    assert (record.status, record.output_tokens) == ("ok", 66)
 
 
 def test_a_second_relay_without_redis_refuses_to_start(start_server: Start, installation: Installation) -> None:

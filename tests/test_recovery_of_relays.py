@@ -24,6 +24,7 @@ from tests.harness import Installation, Server, manage, wait_for
 from tests.journals import entries_in
 
 MODEL = "claude-sonnet-5-5"
+WHOLE = 12
 SCRIPTS = ("chunks=3", "chunks=8,delay=0.02", "chunks=40,delay=0.03", "cut=2", "error=529")
 
 
@@ -91,13 +92,18 @@ def check(data: Path, seen: Seen) -> Counter[str]:
 
 
 def survive(start: Callable[..., Server], installation: Installation, data: Path, *, kills: int) -> Counter[str]:
-    """Start a relay, load it, kill it, as often as `kills`; the last one lives and recovers."""
+    """Start a relay, load it, kill it, as often as `kills`; the last one lives and recovers.
+
+    Every second one dies at any moment at all, the others once some answers went out whole, however slow the machine.
+    """
     installation.account()
     key, seen, moments = installation.key(), Seen(), random.Random(kills)
-    for _ in range(kills):
+    for number in range(kills):
+        wanted = len(seen.whole) + number % 2 * WHOLE
         server = start(data=data, RELAY_LEDGER_INTERVAL="0.2")
         threads = load(server, key, seen, until=threading.Event())
-        time.sleep(moments.uniform(0.2, 1.5))
+        wait_for(lambda: len(seen.whole) >= wanted, seconds=60, what="whole answers")  # noqa: B023
+        time.sleep(moments.uniform(0.0, 1.0))
         server.kill()
         for thread in threads:
             thread.join()
