@@ -113,7 +113,6 @@ class Flight:
     meter: Meter | None = None
     forwarded: bool = False  # an upstream byte went out: no other account any more
     draining: bool = False
-    ended: bool = False
     first_token: float | None = None  # seconds after the start
     last_progress: float = 0.0
     on_settled: list[Callable[[], None]] = field(default_factory=list)
@@ -123,7 +122,6 @@ class Flight:
 
     def end(self) -> None:
         """All of the answer is handed over: no timer holds the call any more, and its client may leave."""
-        self.ended = True
         self.reply.end()
         for callback in self.on_settled:
             callback()

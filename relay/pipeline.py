@@ -225,8 +225,6 @@ def with_wait(error: UpstreamError) -> UpstreamError:
 def client_left(flight: Flight) -> None:
     """A stream on `abort` stops at once; one on `drain`, and every non-streamed call, runs on, capped in number."""
     run = flight.run
-    if flight.ended:
-        return  # only its last bytes were still unread
     aborts = flight.call.envelope.stream and (flight.account is None or flight.account.on_disconnect == "abort")
     if aborts or run.draining >= run.max_draining:
         flight.watch.interrupt(ClientLeft())

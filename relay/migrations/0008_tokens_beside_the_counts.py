@@ -7,7 +7,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("relay", "0006_usage_indexes"),
+        ("relay", "0007_usage_by_provider"),
     ]
 
     operations = [
