@@ -145,7 +145,7 @@ def test_a_killed_call_keeps_its_share_of_a_strict_budget(
 
     def hang() -> None:
         with contextlib.suppress(httpx.HTTPError):  # the relay is killed under it
-            call(relay, key, sim="hang=0", stream=True, max_tokens=30)
+            call(relay, key, sim="hang=before", stream=True, max_tokens=30)
 
     client = threading.Thread(target=hang)
     client.start()
