@@ -30,7 +30,7 @@ class Reply:
         self._head: asyncio.Future[Head] = self._loop.create_future()
         self._chunks: list[bytes] = []
         self._buffered = 0
-        self._ended = False
+        self.ended = False
         self._readable: asyncio.Future[None] | None = None
         self._writable: asyncio.Future[None] | None = None
         self._keep_alive: asyncio.TimerHandle | None = None
@@ -50,9 +50,9 @@ class Reply:
 
     def keep_alive(self, block: bytes, *, after: float, at_once: bool = False) -> None:
         """From now on put `block` between events whenever nothing else was put for `after` seconds."""
-        if at_once and not self._ended:
+        if at_once and not self.ended:
             self._append(block)
-        if not self._ended and self._keep_alive is None:
+        if not self.ended and self._keep_alive is None:
             self._keep_alive = self._loop.call_later(after, self._put_keep_alive, block, after)
 
     def _put_keep_alive(self, block: bytes, after: float) -> None:
@@ -80,7 +80,7 @@ class Reply:
 
     def end(self) -> None:
         """No more chunks, and nobody to tell that the client leaves: the call is settled. Idempotent."""
-        self._ended = True
+        self.ended = True
         self.on_client_left = None
         if self._keep_alive is not None:
             self._keep_alive.cancel()
@@ -109,7 +109,7 @@ class Reply:
                 if self._writable is not None and not self._writable.done():
                     self._writable.set_result(None)
                 yield chunk
-            elif self._ended:
+            elif self.ended:
                 return
             else:
                 self._readable = self._loop.create_future()
@@ -117,7 +117,7 @@ class Reply:
 
     def leave(self) -> None:
         """The client has gone; idempotent, and meaningless once everything was handed over."""
-        if self.client_left or (self._ended and not self._chunks):
+        if self.client_left or (self.ended and not self._chunks):
             return
         self.client_left = True
         self._chunks.clear()

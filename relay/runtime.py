@@ -143,7 +143,7 @@ class Runtime:
     def _commit_late(self, flight: Flight) -> None:
         """A stream without its first event answers 200 with keep-alives; proxies in between give up otherwise."""
         opened = flight.opened
-        if flight.reply.started or flight.ended:
+        if flight.reply.started or flight.reply.ended:
             return
         if opened is None or not opened.done():  # no byte before the open entry is on disk
             self._loop.call_later(COMMIT_AGAIN_SECONDS, self._commit_late, flight)
