@@ -1,7 +1,7 @@
 """`python -m bench.soak --minutes 30`: mixed load, clients that leave, upstreams that fail; all is booked.
 
-Counts calls sent against records, ids seen against ids booked, and memory, sockets and calls in flight against where
-they began. Ends with 1 where a call is lost or booked twice, or something is left behind.
+Counts calls sent against records, ids seen against ids booked, and memory, sockets, tasks and calls in flight against
+where they began. Ends with 1 where a call is lost or booked twice, or something is left behind.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import random
 import sys
 import time
+import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ FAULTS = (
 )
 BODY = {"model": "claude-sonnet-5-5", "max_tokens": 4000, "messages": [{"role": "user", "content": "Soak. " * 50}]}
 LEAVE, FAIL = 0.3, 0.15
+# A kept connection to the upstream closes after 50 s of rest, or at the next look at it, as long after.
+QUIET_SECONDS = 110
 
 
 @dataclass
@@ -80,14 +83,27 @@ async def load(url: str, key: str, *, seconds: float, clients: int) -> Tally:
 
 
 def standing(place: World) -> dict[str, int]:
-    """Memory (MiB) and open sockets of the relay, and its calls in flight."""
+    """Memory (MiB), open sockets and event loop tasks of the relay, and its calls in flight."""
     assert place.relay is not None
     fds = [link.readlink() for link in Path(f"/proc/{place.relay.process.pid}/fd").iterdir()]
     return {
         "pss_mib": place.relay.pss() // 2**20,
+        "tasks": gauge(place, "baton_asyncio_tasks"),
         "sockets": sum(str(target).startswith("socket:") for target in fds),
         "in_flight": int(fetch(f"{place.relay_url}/readyz")["calls_in_flight"]),
     }
+
+
+def gauge(place: World, name: str) -> int:
+    with urllib.request.urlopen(f"{place.relay_url}/metrics", timeout=10) as response:
+        [line] = [line for line in response.read().decode().splitlines() if line.startswith(f"{name} ")]
+    return int(float(line.split()[1]))
+
+
+def left_behind(before: dict[str, int], after: dict[str, int]) -> list[str]:
+    """What grew: anything that is counted, and memory by more than a quarter (allocators keep what a peak took)."""
+    grown = [name for name in ("sockets", "tasks", "in_flight") if after[name] > before[name]]
+    return [*grown, *(["pss_mib"] if after["pss_mib"] > before["pss_mib"] * 1.25 else [])]
 
 
 def booked_ids(place: World, ids: set[str]) -> int:
@@ -124,11 +140,12 @@ def run(options: Any) -> dict[str, Any]:
             start_relay(place, free_port())
             asyncio.run(load(place.relay_url, key, seconds=10, clients=options.clients))
             place.wait_idle()
-            time.sleep(20)  # what the warm-up kept open is closed by now
+            time.sleep(QUIET_SECONDS)
             before, records = standing(place), place.booked()[0] + counted_refusals(place)
             tally = asyncio.run(load(place.relay_url, key, seconds=options.minutes * 60, clients=options.clients))
             place.wait_idle()
-            time.sleep(60)
+            time.sleep(QUIET_SECONDS)
+            after = standing(place)
             return {
                 "minutes": options.minutes,
                 "sent": tally.sent,
@@ -138,7 +155,8 @@ def run(options: Any) -> dict[str, Any]:
                 "ids_seen": len(tally.ids),
                 "ids_booked": booked_ids(place, tally.ids),
                 "before": before,
-                "after": standing(place),
+                "after": after,
+                "left_behind": left_behind(before, after),
             }
         finally:
             simulator.stop()
@@ -159,7 +177,7 @@ def main() -> int:
         return 1
     print(json.dumps(result, indent=2))
     exact = result["sent"] == result["records"] and result["ids_seen"] == result["ids_booked"]
-    return 0 if exact and not result["after"]["in_flight"] else 1
+    return 0 if exact and not result["left_behind"] else 1
 
 
 if __name__ == "__main__":

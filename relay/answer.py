@@ -19,8 +19,10 @@ from relay.upstream import Upstream
 
 MAX_ANSWER_BYTES = 256 * 1024 * 1024
 MAX_ERROR_BYTES = 1024 * 1024
-# Events before the first content are held back, so that another account can still take the call; no more than this.
+# Events before the first content are held back, so that another account can still take the call: so many bytes at
+# most, and for so many seconds, after which a client should see that its answer has begun.
 MAX_HELD_BYTES = 1024 * 1024
+HOLD_SECONDS = 2.0
 PROGRESS_SECONDS = 5.0
 # After its terminal event an upstream ends the response at once; waiting for that keeps the connection for the next.
 LINGER_SECONDS = 0.02
@@ -90,58 +92,72 @@ async def pass_stream_on(
     meter has seen all the same."""
     meter, watch, reply = flight.meter, flight.watch, flight.reply
     assert meter is not None
-    framer, held = provider.framer(flight.call, flight.model), b""
-    while chunk := await upstream.next():
-        now = watch.touch()
-        block = framer.feed(chunk)
-        if not block:
-            continue
-        cut = meter.feed(block)
-        if not flight.forwarded:
-            cut += len(held) if cut >= 0 else 0
-            block = held + block
-            if not commits(flight, upstream, provider, cut=cut, size=len(block)):
-                held = block
-                continue
-            await begin(flight, head)
+    framer = provider.framer(flight.call, flight.model)
+    block, cut = await opening(flight, upstream, provider, framer)
+    await begin(flight, head)
+    while block:
         if cut >= 0:
             await reply.put(hide(block[:cut]))
             return await rest_of(flight, upstream, framer, block[cut:])
-        if now - flight.last_progress > PROGRESS_SECONDS:
-            note_progress(flight, now)
         await reply.put(hide(block))
+        block = b""
+        while not block and (chunk := await upstream.next()):
+            now = watch.touch()
+            block = framer.feed(chunk)
+        if block:
+            cut = meter.feed(block)
+            if flight.first_token is None and meter.content_seen:
+                flight.first_token = flight.elapsed()
+            if now - flight.last_progress > PROGRESS_SECONDS:
+                note_progress(flight, now)
     tail = framer.flush()
-    if tail and meter.feed(tail) >= 0 and (flight.forwarded or held):
-        if not flight.forwarded and commits(flight, upstream, provider, cut=len(held), size=0):
-            await begin(flight, head)
-            await reply.put(hide(held))
+    if tail and meter.feed(tail) >= 0:
         return tail
-    raise UpstreamFailed("The upstream's stream ended before its end.", reason="cut_stream", rest="5xx")
+    raise cut_short()
 
 
-def commits(flight: Flight, upstream: Upstream, provider: Provider, *, cut: int, size: int) -> bool:
-    """Whether what came so far, `size` bytes with the end at `cut`, begins the client's answer; raises the
-    `UpstreamError` that it says.
+async def opening(flight: Flight, upstream: Upstream, provider: Provider, framer: Framer) -> tuple[bytes, int]:
+    """The events with which the client's answer begins, and where in them the terminal event stands, or -1.
 
-    Until then another account may take the call (DESIGN section 2). An answer that had begun, and says itself why it
-    failed, passes as it came where no other account would do better."""
-    meter = flight.meter
+    What comes before the first content is held back for a moment: until the client has something, another account may
+    take the call (DESIGN section 2). Raises the `UpstreamError` that the stream says, or its end."""
+    meter, watch = flight.meter, flight.watch
     assert meter is not None
-    if meter.error:
-        error = in_band(flight, upstream, provider)
-        if error.try_next_account or not (meter.failed_answer and cut > 0):
-            raise error
-    if meter.content_seen or cut >= 0 or size > MAX_HELD_BYTES:
-        return True
-    flight.watch.expect("idle", flight.run.timers.idle)
-    return False
+    held, until = b"", 0.0
+    while True:
+        chunk = await (upstream.next_within(until - watch.touch()) if held else upstream.next())
+        if chunk is None:
+            return held, -1
+        now = watch.touch()
+        block = framer.feed(chunk) if chunk else framer.flush()
+        cut = meter.feed(block) if block else -1
+        cut += len(held) if cut >= 0 else 0
+        held += block
+        if meter.error:
+            error = in_band(flight, upstream, provider)
+            # An answer that had begun, and says itself why it failed, passes as it came where nobody would do better.
+            if error.try_next_account or not (meter.failed_answer and cut > 0):
+                raise error
+        if not chunk and cut < 0:
+            raise cut_short()
+        if meter.content_seen or cut >= 0 or len(held) > MAX_HELD_BYTES:
+            return held, cut
+        if held and not until:
+            until = now + HOLD_SECONDS
+            watch.expect("idle", flight.run.timers.idle)
+
+
+def cut_short() -> UpstreamFailed:
+    return UpstreamFailed("The upstream's stream ended before its end.", reason="cut_stream", rest="5xx")
 
 
 async def begin(flight: Flight, head: Head) -> None:
-    """The first upstream content is here: the open entry must be on disk, then the client gets its first byte."""
+    """The answer begins here: the open entry must be on disk, then the client gets its first byte."""
     await recorded(flight)
-    flight.first_token = flight.elapsed()
+    if flight.meter is not None and flight.meter.content_seen:
+        flight.first_token = flight.elapsed()
     flight.forwarded = True
+    flight.call.forget_body()
     if flight.account is not None:
         await health.answered(flight.run.store, flight.account, flight.model, now=time.time())
     flight.watch.expect("idle", flight.run.timers.idle)
@@ -196,6 +212,8 @@ def note_progress(flight: Flight, now: float) -> None:
 def own_headers(flight: Flight, dropped: tuple[str, ...] = ()) -> list[tuple[bytes, bytes]]:
     """Baton's own headers on every answer."""
     headers = [(b"x-request-id", flight.call.id.encode())]
+    if flight.rates:
+        headers += flight.dialect.rate_headers(flight.rates, now=time.time())
     if dropped:
         headers.append((b"x-relay-dropped", ",".join(dropped).encode("latin1", "replace")))
     return headers

@@ -135,7 +135,7 @@ def spent(*, now: datetime) -> list[Finding]:
     return [
         Finding(
             "danger" if found.share >= 1 else "warning",
-            f"{names[found.rule.scope, found.rule.owner_id]}: {found.used} of {found.amount} {found.name} is used.",
+            f"{names[found.rule.scope, found.rule.owner_id]} has used {found.glance}.",
             page(f"apikeys_{'team' if found.of_team else 'apikey'}_change", found.rule.owner_id),
         )
         for found in near[:SHOWN]

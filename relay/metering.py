@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from relay.call import Call, Demand, Envelope, Outcome, Record, Usage, UsageSource
 from relay.dialects import DIALECTS
@@ -87,10 +88,10 @@ def demand(call: Call, *, prices: PriceBook, provider: str, model: str) -> Deman
     dialect = DIALECTS[call.endpoint.dialect]
     envelope = dialect.bounded(call.body, call.envelope)
     price = prices.find(provider, model)
-    tokens = max(1, len(call.body) // BYTES_PER_TOKEN)
+    tokens = max(1, call.body_bytes // BYTES_PER_TOKEN)
     estimate = _priced(tokens, price, at=call.created_at)
     window = price.context_window if price is not None else None
-    input_bound = len(call.body) + envelope.hidden_input_tokens if envelope.inline_text else window
+    input_bound = call.body_bytes + envelope.hidden_input_tokens if envelope.inline_text else window
     asked = envelope.max_output_tokens
     output_bound = window if asked is None else min(asked, window or asked)
     output_bound = output_bound and output_bound * envelope.answers

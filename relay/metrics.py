@@ -16,6 +16,7 @@ DURATION = Histogram(
 )
 IN_FLIGHT = Gauge("baton_calls_in_flight", "Calls in flight in this process.")
 DRAINING = Gauge("baton_calls_draining", "Calls in flight whose client has left.")
+TASKS = Gauge("baton_asyncio_tasks", "Tasks of this process's event loop; as many as before when no call is in flight.")
 WAITING = Gauge("baton_journal_waiting_entries", "Finished records that the database does not have yet.")
 OLDEST = Gauge("baton_journal_oldest_seconds", "Age of the oldest record that the database does not have yet.")
 UNAUTHENTICATED = Counter("baton_unauthenticated_total", "Requests without a usable key; they leave no record.")

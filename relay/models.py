@@ -97,6 +97,7 @@ class UsageRecord(models.Model):
             models.Index(fields=["key_id", "-id"], name="usage_by_key"),
             models.Index(fields=["account_id", "-id"], name="usage_by_account"),
             models.Index(fields=["team_id", "-id"], name="usage_by_team"),
+            models.Index(fields=["provider", "-id"], name="usage_by_provider"),
             models.Index(ANSWERING_MODEL, models.F("id").desc(), name="usage_by_model"),
             models.Index(fields=["status", "-id"], name="usage_not_ok", condition=~models.Q(status="ok")),
             models.Index(

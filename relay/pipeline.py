@@ -8,6 +8,7 @@ import time
 from functools import partial
 
 from accounts import health, selection
+from accounts.lineup import Lineup
 from accounts.selection import Ranking
 from accounts.snapshot import ACCOUNTS
 from apikeys import admission
@@ -32,7 +33,7 @@ def launch(run: Runtime, call: Call) -> Flight:
     flight = Flight(run, call, Reply(), opening_record(call))
     task = asyncio.get_running_loop().create_task(carry(flight))
     flight.watch = Watch(task, total=run.timers.total)
-    flight.reply.on_client_left = lambda: client_left(flight)
+    flight.reply.on_client_left = partial(client_left, flight)
     run.hold(flight, task)
     return flight
 
@@ -70,10 +71,13 @@ async def admitted(flight: Flight) -> bool:
     try:
         if not run.journal.healthy:
             raise NotRecordable("This relay can't record calls at the moment.", retry_after=5)
-        able = selection.eligible(call, accounts)
+        found = selection.able(call, accounts)
         now = call.created_at
-        flight.reservation = await admission.reserve(run.store, call, lambda: demand(run, call, able), now=now)
-        flight.ranking = await selection.rank(call, accounts=accounts, store=run.store, now=now)
+        use = partial(demand, run, call, found)
+        asked = selection.question(call, found, now=now)
+        reservation = await admission.reserve(run.store, call, use, now=now, question=asked)
+        flight.reservation, flight.rates = reservation, admission.rates_of(reservation)
+        flight.ranking = await selection.rank(call, accounts=accounts, store=run.store, now=now, seen=reservation.seen)
     except RelayError as error:
         flight.watch.stop()
         await refuse(flight, error)
@@ -82,8 +86,12 @@ async def admitted(flight: Flight) -> bool:
     return True
 
 
-def demand(run: Runtime, call: Call, accounts: list[Account]) -> Demand:
+def demand(run: Runtime, call: Call, found: Lineup) -> Demand:
     """What the call may use at most, at the dearest account that could serve it."""
+    return demand_on(run, call, selection.eligible(found))
+
+
+def demand_on(run: Runtime, call: Call, accounts: list[Account]) -> Demand:
     prices = run.prices.current
     model = call.envelope.model
     asked = {(account.provider, PROVIDERS[account.kind].upstream_model(account, model)) for account in accounts}
@@ -98,9 +106,10 @@ async def fly(flight: Flight, ranking: Ranking) -> Last:
     accounts = ranking.accounts[: run.max_attempts]
     failures: list[UpstreamError] = []
     for position, account in enumerate(accounts):
-        use = partial(demand, run, call, [account])
+        use = partial(demand_on, run, call, [account])
         if not await selection.take(call, account, store=run.store, now=time.time(), ranking=ranking, demand=use):
             continue
+        flight.seat = account
         try:
             return await attempt(flight, account)
         except UpstreamError as error:
@@ -109,8 +118,9 @@ async def fly(flight: Flight, ranking: Ranking) -> Last:
             await health.failed(run.store, account, flight.model, error, last=last_one, now=time.time())
             if flight.forwarded or not error.try_next_account:
                 raise
-        finally:
-            await selection.free(call, account, store=run.store)
+            if not last_one:
+                await selection.free(call, account, store=run.store)
+                flight.seat = None
     if failures:
         raise worst(failures)
     raise NoAccountAvailable("Every account that serves this model is busy.", retry_after=1, reason="all_slots_taken")
@@ -153,9 +163,10 @@ async def ask(flight: Flight, account: Account, request: UpstreamRequest) -> Las
     flight.meter, flight.upstream_status = flight.dialect.meter(flight.call.endpoint), None
     flight.watch.expect("first_byte", run.timers.first_byte)
     upstream = await run.client.open(request, proxy=account.proxy)
-    flight.upstream_status = upstream.status
+    flight.upstream_status, dropped = upstream.status, request.dropped
+    del request  # an open stream keeps no request in memory
     try:
-        return await pass_answer_on(flight, upstream, account, dropped=request.dropped)
+        return await pass_answer_on(flight, upstream, account, dropped=dropped)
     finally:
         await upstream.close()
 

@@ -6,10 +6,12 @@ import math
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from functools import lru_cache
+
+from msgspec.structs import replace
 
 from relay.call import Line, Quantity, Usage
 
@@ -305,19 +307,21 @@ def cost(usage: Usage, *, models: Sequence[str], provider: str, book: PriceBook,
 
 
 def _counts(usage: Usage, model: str) -> list[Quantity]:
-    return [
-        Quantity("input_tokens", usage.input_tokens or 0, model),
-        Quantity("cache_read_input_tokens", usage.cache_read_input_tokens or 0, model),
-        Quantity("cache_creation_5m_input_tokens", usage.cache_creation_5m_input_tokens or 0, model),
-        Quantity("cache_creation_1h_input_tokens", usage.cache_creation_1h_input_tokens or 0, model),
-        Quantity("output_tokens", usage.output_tokens or 0, model),
-    ]
+    counts = (
+        ("input_tokens", usage.input_tokens),
+        ("cache_read_input_tokens", usage.cache_read_input_tokens),
+        ("cache_creation_5m_input_tokens", usage.cache_creation_5m_input_tokens),
+        ("cache_creation_1h_input_tokens", usage.cache_creation_1h_input_tokens),
+        ("output_tokens", usage.output_tokens),
+    )
+    return [Quantity(meter, count, model) for meter, count in counts if count]
 
 
 def _whole_input(items: Iterable[Quantity]) -> int:
     return sum(item.quantity for item in items if item.meter.endswith("input_tokens"))
 
 
+@lru_cache(maxsize=1024)
 def _special(name: str) -> str:
     return "" if name.lower() in STANDARD else name
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sqlite3
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -22,6 +23,7 @@ from relay.models import Quarantine, RollUpMark, UsageRecord
 log = logging.getLogger(__name__)
 BATCH = 500
 BUSY_MS = 2000
+POLL_SECONDS = 0.002
 LARGEST = 2**53  # sums of more than a thousand such figures would not fit; no real count or cost comes near
 _EMPTY: dict[Any, str] = {list: "[]", dict: "{}"}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -95,6 +97,12 @@ def row_of(record: Record) -> dict[str, Any]:
     for name in _JSON:
         row[name] = _encode(row[name]).decode() if row[name] else _EMPTY[type(row[name])]
     return row
+
+
+def is_busy(error: Exception) -> bool:
+    """Whether somebody else is writing to SQLite."""
+    cause = error.__cause__
+    return isinstance(cause, sqlite3.Error) and cause.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def is_row_fault(error: Exception) -> bool:
@@ -205,7 +213,7 @@ class Books:
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[Any]:
         connection = self._connect()
-        connection.set_autocommit(False, force_begin_transaction_with_broken_autocommit=True)
+        self._begin(connection)
         try:
             with connection.cursor() as cursor:
                 yield cursor
@@ -218,6 +226,19 @@ class Books:
             with contextlib.suppress(DatabaseError, InterfaceError):
                 connection.set_autocommit(True)
 
+    def _begin(self, connection: BaseDatabaseWrapper) -> None:
+        """Begin, on SQLite as soon as it is free: its own waiting sleeps longer and longer, past the gaps of others."""
+        deadline = time.monotonic() + BUSY_MS / 1000
+        while True:
+            try:
+                connection.set_autocommit(False, force_begin_transaction_with_broken_autocommit=True)
+            except DatabaseError as error:
+                if not is_busy(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(POLL_SECONDS)
+            else:
+                return
+
     def _connect(self) -> BaseDatabaseWrapper:
         if self._connection is None:
             connection = connections[self._alias].copy()
@@ -225,6 +246,6 @@ class Books:
             # A pool that others have emptied must not keep the ledger waiting, nor a lock on SQLite longer than this.
             options.pop("pool", None)
             if connection.vendor == "sqlite":
-                options["init_command"] = f"{options.get('init_command', '')} PRAGMA busy_timeout={BUSY_MS};"
+                options["init_command"] = f"{options.get('init_command', '')} PRAGMA busy_timeout=0;"
             self._connection = connection
         return self._connection

@@ -161,7 +161,7 @@ class Runtime:
             prices=self.prices.current,
             provider=record.provider,
             now=time.time(),
-            request_bytes=len(flight.call.body),
+            request_bytes=flight.call.body_bytes,
             place=PROVIDERS[flight.account.kind].place(flight.call, flight.account),
         )
         self.journal.progress(record)
@@ -195,6 +195,7 @@ class Runtime:
                 logger.exception("Housekeeping failed; trying again in %s s", HOUSEKEEPING_SECONDS)
             metrics.IN_FLIGHT.set(len(self.flights))
             metrics.DRAINING.set(self.draining)
+            metrics.TASKS.set(len(asyncio.all_tasks()))
             metrics.WAITING.set(self.journal.waiting)
             metrics.OLDEST.set(self.journal.oldest_age)
 

@@ -155,6 +155,17 @@ def test_a_late_stream_begins_with_keep_alives_and_still_changes_accounts(
 
 
 @ONE
+def test_a_model_that_thinks_long_has_its_opening_events_shown(server: Server, installation: Installation) -> None:
+    """Held back for two seconds at most: a client should see that its answer has begun."""
+    installation.account(priority=1, credential={"api_key": "key~hang=opened"})
+    key = installation.key()
+    leave_after(server, key, dict(MESSAGE), b'"message_start"')
+    wait_for(lambda: installation.simulator.open() == 0, seconds=2, what="upstream closed")
+    (record,) = installation.records(key=key)
+    assert (record.status, record.time_to_first_token_ms) == ("client_disconnected", None)
+
+
+@ONE
 def test_a_client_that_leaves_before_the_first_content_ends_the_upstream(
     server: Server, installation: Installation
 ) -> None:

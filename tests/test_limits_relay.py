@@ -83,6 +83,45 @@ def test_a_rate_and_a_place_are_refused_with_a_wait_that_clients_sit_out(
     checked(server)
 
 
+def told(answer: httpx.Response, prefix: str) -> dict[str, str]:
+    return {name.removeprefix(prefix): value for name, value in answer.headers.items() if name.startswith(prefix)}
+
+
+@uvicorn
+def test_answers_tell_batons_own_limits_in_the_dialects_headers(server: Server, installation: Installation) -> None:
+    """The simulator sends rate-limit headers of its own: those are the account's, and stay inside."""
+    installation.account()
+    installation.account(kind="openai", provider="openai")
+    installation.account(kind="gemini", provider="google")
+    key = installation.key(limits=["requests 5 per day", "tokens 1000000 per day", "cost 5 per day"])
+    anthropic = "anthropic-ratelimit-"
+    plain, streamed = call(server, key), call(server, key, stream=True)
+    for number, answer in enumerate((plain, streamed), start=1):
+        assert answer.status_code == 200
+        figures = told(answer, anthropic)
+        assert (figures["requests-limit"], figures["requests-remaining"]) == ("5", str(5 - number))
+        assert figures["tokens-limit"] == "1000000" and 0 < int(figures["tokens-remaining"]) < 1_000_000
+        assert figures["requests-reset"].endswith("T00:00:00Z") and len(figures) == 6
+    chat = {"model": "gpt-5.4", "messages": [{"role": "user", "content": "Hello"}]}
+    openai = httpx.post(f"{server.url}/v1/chat/completions", json=chat, headers={"x-api-key": key}, timeout=30)
+    figures = told(openai, "x-ratelimit-")
+    assert (openai.status_code, figures["limit-requests"], figures["remaining-requests"]) == (200, "5", "2")
+    assert figures["reset-requests"].endswith("s")
+    gemini = httpx.post(
+        f"{server.url}/v1beta/models/gemini-2.5-flash:generateContent",
+        json={"contents": [{"role": "user", "parts": [{"text": "Hello"}]}]},
+        headers={"x-goog-api-key": key},
+        timeout=30,
+    )
+    assert gemini.status_code == 200 and not [name for name in gemini.headers if "ratelimit" in name]
+    call(server, key)
+    refused = call(server, key)
+    assert refused.status_code == 429
+    assert told(refused, anthropic)["requests-remaining"] == "0" and len(told(refused, anthropic)) == 3
+    free = call(server, installation.key())
+    assert free.status_code == 200 and not told(free, anthropic)
+
+
 @uvicorn
 def test_a_new_limit_counts_what_the_ledger_has_already(server: Server, installation: Installation) -> None:
     installation.account()

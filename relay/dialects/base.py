@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from relay.call import Call, Endpoint, Envelope, Outcome
+from relay.call import Call, Endpoint, Envelope, Outcome, RateLimit
 from relay.dialects import body as json_body
 from relay.errors import NotServed, RelayError
 
@@ -109,6 +109,10 @@ class Dialect(ABC):
     @abstractmethod
     def render_error(self, error: RelayError, request_id: str) -> Answer:
         """The vendor's native error body and status, so that SDKs raise their usual classes."""
+
+    def rate_headers(self, rates: Sequence[RateLimit], *, now: float) -> list[tuple[bytes, bytes]]:
+        """The key's limits in the vendor's own headers; none where the vendor has none. `now` in Unix seconds."""
+        return []
 
     @abstractmethod
     def error_event(self, error: RelayError, request_id: str) -> bytes:
