@@ -48,6 +48,9 @@ class ServiceAccount(msgspec.Struct):
     client_email: str = ""
     token_uri: str = TOKEN_URI
 
+    def __repr__(self) -> str:
+        return f"ServiceAccount({self.client_email!r})"
+
 
 @dataclass(frozen=True, slots=True)
 class Publisher:

@@ -20,6 +20,7 @@ from relay.errors import (
     UpstreamRejected,
 )
 from relay.providers import PROVIDERS
+from relay.providers.vertex import service_account as read_key
 from relay.simulator.vertex import key, service_account
 from tests.providers.case import NOW, call_of, check_stream, fixture
 
@@ -325,6 +326,10 @@ def test_what_is_wrong_is_said_when_it_is_saved(changes: dict[str, Any], said: s
 @pytest.mark.parametrize("token_uri", ["https://oauth2.googleapis.com/token", "http://127.0.0.1:9/token"])
 def test_a_good_account_passes(token_uri: str) -> None:
     assert VERTEX.check(account_of(credential={"service_account": key_json(token_uri=token_uri)})) == []
+
+
+def test_the_private_key_is_in_no_repr() -> None:
+    assert "PRIVATE" not in repr(read_key(ACCOUNT))
 
 
 # -- errors --------------------------------------------------------------------------------------------
