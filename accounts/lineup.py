@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from accounts.kinds import Kind, entrances, kinds
 from relay.call import Account, BindingRule, Call, Endpoint
 from relay.errors import ModelNotFound
+from relay.state.base import Seat
 
 KEPT = 1024  # line-ups in memory; models are client text, so there is no natural end to them
 
@@ -33,6 +34,10 @@ class Lineup:
     candidates: tuple[Candidate, ...]
     able: tuple[Account, ...]
     out: tuple[tuple[str, str], ...]
+    # The candidates as the store is asked for them, and the one that leads whatever the load, -1 = none.
+    seats: tuple[Seat, ...] = ()
+    first: int = -1
+    limited: tuple[Account, ...] = ()  # candidates that have limits of their own
 
 
 _kept: dict[tuple[object, ...], tuple[Sequence[Account], Lineup]] = {}
@@ -55,11 +60,16 @@ def lineup(call: Call, accounts: Sequence[Account]) -> Lineup:
     return found
 
 
-def eligible(call: Call, accounts: Sequence[Account]) -> list[Account]:
-    """Return the accounts that may take the call, now or after a rest; raises ModelNotFound when none ever can."""
+def able(call: Call, accounts: Sequence[Account]) -> Lineup:
+    """Return who may take the call, now or after a rest; raises ModelNotFound when none ever can."""
     found = lineup(call, accounts)
     if not found.able:
         raise model_not_found(call, accounts, found)
+    return found
+
+
+def eligible(found: Lineup) -> list[Account]:
+    """The accounts that may take the call."""
     return [candidate.account for candidate in found.candidates] or list(found.able)
 
 
@@ -85,7 +95,35 @@ def draw_up(call: Call, accounts: Iterable[Account]) -> Lineup:
         else:
             able.append(account)
             candidates.append(Candidate(account, tier, kind.upstream_model(account, model), why))
-    return Lineup(tuple(candidates), tuple(able), tuple(out))
+    return Lineup(
+        tuple(candidates),
+        tuple(able),
+        tuple(out),
+        seats=seated(candidates, operator=call.origin == "operator"),
+        first=leader(candidates),
+        limited=tuple(candidate.account for candidate in candidates if candidate.account.limits),
+    )
+
+
+def seated(candidates: Sequence[Candidate], *, operator: bool) -> tuple[Seat, ...]:
+    """The candidates as seats; an operator's test waits for no slot."""
+    front = min((candidate.tier for candidate in candidates), default=0)
+    return tuple(
+        Seat(
+            candidate.account.id,
+            candidate.model,
+            slots=0 if operator else candidate.account.slots,
+            front=candidate.tier == front,
+        )
+        for candidate in candidates
+    )
+
+
+def leader(candidates: Sequence[Candidate]) -> int:
+    """Which candidate stands alone at the best tier and priority, -1 = several: load and turn decide between them."""
+    places = [(candidate.tier, candidate.account.priority) for candidate in candidates]
+    best = min(places, default=None)
+    return places.index(best) if best is not None and places.count(best) == 1 else -1
 
 
 def place(call: Call, account: Account) -> tuple[int | None, str]:

@@ -8,13 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from accounts.lineup import Candidate
 from apikeys import seeding
 from apikeys.admission import LEASE, tokens_of, wanted
 from apikeys.rules import Counted, counted
 from relay.call import Account, Call, Demand, LimitRule, Record
 from relay.errors import InvalidRequest
-from relay.state.base import Hold, Refused, Store, Unseeded
+from relay.state.base import Hold, Refused, Settlement, Store, Unseeded
 
 NANO = 10**9
 NOTHING: Mapping[int, tuple[str, float]] = {}
@@ -29,21 +28,24 @@ def limits_of(account: Account, model: str, *, metered: bool) -> list[Counted]:
     return [limit for limit in every if (metered or not limit.measured) and limit.matches(model)]
 
 
-async def spent(
-    store: Store, candidates: Iterable[Candidate], call: Call, *, now: float
+def counters(limited: Iterable[Account], call: Call, *, now: float) -> tuple[str, ...]:
+    """The counters of the accounts' limits that count this call."""
+    metered = call.endpoint.metered
+    limits = [limit for item in limited for limit in limits_of(item, call.envelope.model, metered=metered)]
+    return tuple([limit.counter(now)[0] for limit in limits if limit.metric != "concurrency"])
+
+
+def spent(
+    limited: Iterable[Account], call: Call, used: Mapping[str, int], *, now: float
 ) -> Mapping[int, tuple[str, float]]:
     """Return, by account id, why and until when (Unix seconds) a limit of the account is used up."""
-    limited = [candidate.account for candidate in candidates if candidate.account.limits]
-    if not limited:
-        return NOTHING
-    limits = {item.id: limits_of(item, call.envelope.model, metered=call.endpoint.metered) for item in limited}
-    used = await store.used([limit.counter(now)[0] for each in limits.values() for limit in each], now=now)
     found: dict[int, tuple[str, float]] = {}
-    for account_id, each in limits.items():
-        over = [limit for limit in each if used.get(limit.counter(now)[0], 0) >= limit.cap]
+    for account in limited:
+        limits = limits_of(account, call.envelope.model, metered=call.endpoint.metered)
+        over = [limit for limit in limits if used.get(limit.counter(now)[0], 0) >= limit.cap]
         if over:
             last = max(over, key=lambda limit: limit.period(now).end)
-            found[account_id] = in_words(last.rule, last.period(now).end, now=now), last.period(now).end
+            found[account.id] = in_words(last.rule, last.period(now).end, now=now), last.period(now).end
     return found
 
 
@@ -90,13 +92,19 @@ def no_estimate() -> Demand:
     return Demand(tokens=0, cost=0, worst_tokens=0, worst_cost=0, unbounded="model")
 
 
-async def settle(call: Call, record: Record, *, store: Store, now: float) -> None:
-    """Count what the call used for the account that answered it, and one request for those that failed before it."""
-    for account_id, holds in _held.pop(call.id, {}).items():
-        answered = account_id == record.account_id
-        await store.settle(
-            f"{call.id}@{account_id}", holds, figures(holds, record, answered=answered), now=now, began=call.created_at
+def settlements(call: Call, record: Record, *, now: float) -> list[Settlement]:
+    """What the call used counts for the account that answered it, and one request for those that failed before it.
+    Returns what each account's reservation becomes, once."""
+    return [
+        Settlement(
+            f"{call.id}@{account_id}",
+            holds,
+            figures(holds, record, answered=account_id == record.account_id),
+            now,
+            call.created_at,
         )
+        for account_id, holds in _held.pop(call.id, {}).items()
+    ]
 
 
 async def settle_recovered(record: Record, *, accounts: Sequence[Account], store: Store, now: float) -> None:
@@ -107,7 +115,7 @@ async def settle_recovered(record: Record, *, accounts: Sequence[Account], store
     limits = limits_of(account, record.requested_model, metered=True)
     holds = tuple(limit.hold(0, at=record.created_at) for limit in limits)
     actual = figures(holds, record, answered=True)
-    await store.settle(f"{record.id}@{account.id}", holds, actual, now=now, began=record.created_at)
+    await store.settle(Settlement(f"{record.id}@{account.id}", holds, actual, now, record.created_at))
 
 
 def figures(holds: Sequence[Hold], record: Record, *, answered: bool) -> dict[str, int]:

@@ -1,24 +1,39 @@
 """Which accounts may take a call now, best first, with the reason for every one: binding, affinity, then the pool.
 
-`decide` is pure but for `TURNS`; `rank` asks the store what it needs; `take` and `free` stand around an attempt.
+`decide` is pure but for `TURNS`; `question` says what it needs of the store, so that admission asks for it in the same
+round trip; `take` stands before an attempt, `free` behind one that failed.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
+from msgspec import Struct, field
+
 from accounts import health, quota
-from accounts.lineup import Candidate, Lineup, eligible, lineup, model_not_found
+from accounts.lineup import Candidate, Lineup, able, eligible
 from accounts.turns import Turns
 from relay.call import Account, Call, Demand
 from relay.errors import NoAccountAvailable, RelayError, UpstreamOverloaded
-from relay.state.base import Rest, Store
+from relay.state.base import Admitted, Question, Rest, Store
 
-__all__ = ["TURNS", "Picture", "Ranking", "candidates", "decide", "eligible", "free", "rank", "take"]
+__all__ = [
+    "TURNS",
+    "Picture",
+    "Ranking",
+    "able",
+    "candidates",
+    "decide",
+    "eligible",
+    "free",
+    "question",
+    "rank",
+    "take",
+]
 
 AFFINITY = 3600.0  # seconds since the conversation's last call
 LEASE = 120.0  # seconds that a slot outlives a relay that died; live calls renew theirs
@@ -30,8 +45,7 @@ LISTED = 100  # accounts named on a record
 TURNS = Turns()
 
 
-@dataclass(frozen=True, slots=True)
-class Picture:
+class Picture(Struct, frozen=True):
     """What the store knows at this moment; `spent` holds reason and end (Unix seconds) of used-up account quotas."""
 
     rests: Mapping[tuple[int, str], Rest] = field(default_factory=dict)
@@ -39,10 +53,10 @@ class Picture:
     spent: Mapping[int, tuple[str, float]] = field(default_factory=dict)
     pinned: int | None = None  # the account of the same conversation
     tied: int | None = None  # the only account that can go on with it
+    taken: int = 0  # the account whose slot the call has
 
 
-@dataclass(frozen=True, slots=True)
-class Ranking:
+class Ranking(Struct, frozen=True):
     """`accounts` may be tried in this order; `reasons` says of every account why it stands there or is left out."""
 
     accounts: tuple[Account, ...]
@@ -52,6 +66,7 @@ class Ranking:
     probes: frozenset[int] = frozenset()  # recovering accounts that only one call may try first
     pinned: int | None = None
     pin: bool = True  # False where the conversation's own account is only full: it stays the conversation's own
+    taken: int = 0  # the first account, where the call has its slot and the conversation already
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,35 +82,65 @@ class LeftOut:
 Place = tuple[int, bool, int, float, tuple[float, int], int]
 
 
-async def rank(call: Call, *, accounts: Sequence[Account], store: Store, now: float) -> Ranking:
-    """Return the ranking; raises ModelNotFound (none can ever serve it), NoAccountAvailable (all rest or are full)
-    and UpstreamOverloaded (all rest until a time that the upstream named)."""
-    found = lineup(call, accounts)
-    if not found.able:
-        raise model_not_found(call, accounts, found)
-    return decide(call, found, await look(call, found, store=store, now=now), now=now)
-
-
-async def look(call: Call, found: Lineup, *, store: Store, now: float) -> Picture:
-    """Ask the store for what the decision needs."""
-    conversation = conversation_of(call)
-    pinned = await store.affinity(call.key.id, conversation, now=now, ttl=AFFINITY) if conversation else None
-    return Picture(
-        rests=await store.rests(now=now),
-        in_flight=await store.in_flight([candidate.account.id for candidate in found.candidates], now=now),
-        spent=await quota.spent(store, found.candidates, call, now=now),
-        pinned=pinned,
-        tied=await tied_to(call, found, pinned, store=store, now=now),
+def question(call: Call, found: Lineup, *, now: float, take: bool = True) -> Question:
+    """What the decision needs to know. With `take` the call gets its slot at once where the answer can't be another."""
+    return Question(
+        found.seats,
+        found.first,
+        call.key.id,
+        conversation_of(call),
+        AFFINITY,
+        quota.counters(found.limited, call, now=now) if found.limited else (),
+        call.envelope.previous_response_id,
+        LEASE if take else 0.0,
     )
 
 
-async def tied_to(call: Call, found: Lineup, pinned: int | None, *, store: Store, now: float) -> int | None:
+async def rank(
+    call: Call, *, accounts: Sequence[Account], store: Store, now: float, seen: Admitted | None = None
+) -> Ranking:
+    """Return the ranking; raises ModelNotFound (none can ever serve it), NoAccountAvailable (all rest or are full)
+    and UpstreamOverloaded (all rest until a time that the upstream named). `seen` is the answer to `question`."""
+    found = able(call, accounts)
+    if seen is None:
+        seen = await look(call, found, store=store, now=now)
+    try:
+        ranking = decide(call, found, picture(call, found, seen, now=now), now=now)
+    except RelayError:
+        if seen.taken:
+            await store.free_slot(seen.taken, call.id)
+        raise
+    if seen.taken != ranking.taken:
+        await store.free_slot(seen.taken, call.id)
+    return ranking
+
+
+async def look(call: Call, found: Lineup, *, store: Store, now: float) -> Admitted:
+    """Ask the store, and take nothing."""
+    asked = question(call, found, now=now, take=False)
+    seen = await store.admit(call.id, (), asked, now=now, lease=LEASE)
+    assert isinstance(seen, Admitted)  # without holds nothing can be refused
+    return seen
+
+
+def picture(call: Call, found: Lineup, seen: Admitted, *, now: float) -> Picture:
+    """What the store answered, as the decision takes it."""
+    return Picture(
+        seen.rests,
+        seen.in_flight,
+        quota.spent(found.limited, call, seen.used, now=now) if found.limited else quota.NOTHING,
+        seen.pinned,
+        tied_to(call, found, seen),
+        seen.taken,
+    )
+
+
+def tied_to(call: Call, found: Lineup, seen: Admitted) -> int | None:
     """The account that holds what the call builds on; None where nothing does, or where that account is gone."""
-    owner = pinned if call.envelope.tied else None
-    if call.envelope.previous_response_id:
-        response = await store.response_owner(call.envelope.previous_response_id, now=now)
-        owner = response[1] if response else owner
-    return owner if any(account.id == owner for account in found.able) else None
+    owner = seen.pinned if call.envelope.tied else None
+    if seen.response_owner is not None:
+        owner = seen.response_owner[1]
+    return owner if owner is not None and any(account.id == owner for account in found.able) else None
 
 
 def conversation_of(call: Call) -> str:
@@ -121,7 +166,8 @@ def decide(call: Call, found: Lineup, picture: Picture, *, now: float) -> Rankin
         taken.append(placed(candidate, picture, half_open=bool(rests)))
     if not taken:
         return last_resort(found, left, picture, now=now)
-    taken.sort(key=itemgetter(0))
+    if len(taken) > 1:
+        taken.sort(key=itemgetter(0))
     return Ranking(
         accounts=tuple(candidate.account for _, candidate, _ in taken),
         reasons=(*((candidate.account.name, reason) for _, candidate, reason in taken), *refusals(found, left)),
@@ -129,6 +175,7 @@ def decide(call: Call, found: Lineup, picture: Picture, *, now: float) -> Rankin
         probes=frozenset() if operator else probes(taken, recovering, picture),
         pinned=picture.pinned,
         pin=not any(out.candidate.account.id == picture.pinned and out.frees <= now + FULL for out in left),
+        taken=picture.taken if taken[0][1].account.id == picture.taken else 0,
     )
 
 
@@ -242,10 +289,14 @@ async def take(
     Returns False where another call was faster. `free` gives the slot back, `quota.settle` what the limits hold;
     `demand` (what the call may use on this account) is asked only where the account has limits on tokens or cost.
     """
-    slots = 0 if call.origin == "operator" else account.slots
-    if not await store.take_slot(account.id, call.id, slots=slots, now=now, lease=LEASE):
-        return False
     models = ranking.recovering.get(account.id, ()) if ranking else ()
+    pin = pinning(call, account, ranking, now=now)
+    if ranking is None or ranking.taken != account.id:
+        at_once = pin if not models and not account.limits else None
+        slots = 0 if call.origin == "operator" else account.slots
+        if not await store.take_slot(account.id, call.id, slots=slots, now=now, lease=LEASE, pin=at_once):
+            return False
+        pin = None if at_once else pin
     free_to_go = ranking is None or account.id not in ranking.probes
     if not (free_to_go or await goes_first(call, account, models, store=store, now=now)) or not await quota.reserve(
         call, account, store=store, demand=demand, now=now
@@ -254,7 +305,8 @@ async def take(
         return False
     health.expect_recovery(account.id, models)
     TURNS.took(account)
-    await pin(call, account, store=store, now=now, ranking=ranking)
+    if pin is not None:
+        await store.set_affinity(pin.key_id, pin.conversation, account.id, now=now, ttl=pin.kept)
     return True
 
 
@@ -266,12 +318,12 @@ async def goes_first(call: Call, account: Account, models: tuple[str, ...], *, s
     return True
 
 
-async def pin(call: Call, account: Account, *, store: Store, now: float, ranking: Ranking | None) -> None:
-    """From now on the conversation stays on this account."""
+def pinning(call: Call, account: Account, ranking: Ranking | None, *, now: float) -> Question | None:
+    """The conversation that stays on this account from now on, None where it does already or stays elsewhere."""
+    if ranking is not None and (account.id in {ranking.taken, ranking.pinned} or not ranking.pin):
+        return None
     conversation = conversation_of(call)
-    if not conversation or (ranking is not None and (not ranking.pin or ranking.pinned == account.id)):
-        return
-    await store.set_affinity(call.key.id, conversation, account.id, now=now, ttl=AFFINITY)
+    return Question(key_id=call.key.id, conversation=conversation, kept=AFFINITY) if conversation else None
 
 
 async def free(call: Call, account: Account, *, store: Store) -> None:

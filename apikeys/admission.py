@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from apikeys import corrections, seeding
 from apikeys.authentication import KEYS
 from apikeys.refusal import refusal
 from apikeys.rules import Counted, counted
-from apikeys.standing import RateLimit, limit_headers, standing
-from relay.call import Call, CallStatus, Demand, Key, LimitRule, Record
+from apikeys.standing import rates, standing
+from relay.call import Call, CallStatus, Demand, Key, LimitRule, RateLimit, Record, extra_tokens
 from relay.errors import InvalidRequest
-from relay.state.base import Hold, Refused, Store, Unseeded
+from relay.state.base import Admitted, Hold, Question, Refused, Settlement, Store, Unseeded
 
 __all__ = [
-    "LEASE", "RateLimit", "Reservation", "ended_at", "limit_headers", "release", "renew", "reserve", "settle",
-    "settle_record", "settle_recovered", "standing", "strict_cost", "tokens_of", "wanted",
+    "LEASE", "Reservation", "ended_at", "rates_of", "release", "renew", "reserve", "settle", "settle_recovered",
+    "settlement_of", "standing", "strict_cost", "tokens_of", "wanted",
 ]  # fmt: skip
 
 LEASE = 90.0  # seconds that a concurrency slot outlives a relay that died; live calls renew it
 EMPTY: Mapping[str, int] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Reservation:
+class Reservation(Struct, frozen=True):
     """What a call holds until it is settled. `used`: what each counter stood at right after it was taken."""
 
     owner: str
@@ -34,10 +34,23 @@ class Reservation:
     model: str = ""
     metered: bool = True
     began: float | None = None
+    seen: Admitted | None = None  # the answer to the question that went along
 
 
-async def reserve(store: Store, call: Call, demand: Callable[[], Demand], *, now: float) -> Reservation:
+NO_QUESTION = Question()
+
+
+def rates_of(reservation: Reservation) -> tuple[RateLimit, ...]:
+    """Where the key stands with its limits on requests and tokens, this call included."""
+    key, began = reservation.key, reservation.began
+    return rates(key, reservation.used, at=began) if reservation.used and key is not None and began is not None else ()
+
+
+async def reserve(
+    store: Store, call: Call, demand: Callable[[], Demand], *, now: float, question: Question = NO_QUESTION
+) -> Reservation:
     """Take all limits of the call's key and team, or none; `demand` is asked only where tokens or cost are limited.
+    What selection wants to know goes along, so that both cost one round trip.
 
     Raises LimitExceeded, BudgetExceeded, InvalidRequest (a strict limit, and no bound for what the call may use) and
     StoreAway (limits can't be checked, and RELAY_LIMITS_FAIL is "closed").
@@ -49,19 +62,17 @@ async def reserve(store: Store, call: Call, demand: Callable[[], Demand], *, now
         for limit in counted(("key", key.id), key.limits)
         if (metered or not limit.measured) and limit.matches(model)
     ]
-    if not limits:
-        return Reservation(call.id, (), EMPTY, key, model, metered, began)
-    holds = wanted(limits, demand, at=began)
+    holds = wanted(limits, demand, at=began) if limits else ()
     try:
-        taken = await store.reserve(call.id, holds, now=now, lease=LEASE)
+        seen = await store.admit(call.id, holds, question, now=now, lease=LEASE)
     except Unseeded:
         await seeding.seed(store, [limit.rule for limit in limits], now=now)
-        taken = await store.reserve(call.id, holds, now=now, lease=LEASE)
-    if isinstance(taken, Refused):
-        limit = limits[holds.index(taken.hold)]
-        raise refusal(limit.rule, limit.period(began), hold=taken.hold, used=taken.used, now=now)
-    used = {hold.counter: value for hold, value in zip(holds, taken, strict=False)}
-    return Reservation(call.id, holds, used, key, model, metered, began)
+        seen = await store.admit(call.id, holds, question, now=now, lease=LEASE)
+    if isinstance(seen, Refused):
+        limit = limits[holds.index(seen.hold)]
+        raise refusal(limit.rule, limit.period(began), hold=seen.hold, used=seen.used, now=now)
+    used = {hold.counter: value for hold, value in zip(holds, seen.standing, strict=False)} if holds else EMPTY
+    return Reservation(call.id, holds, used, key, model, metered, began, seen)
 
 
 def wanted(limits: Sequence[Counted], demand: Callable[[], Demand], *, at: float) -> tuple[Hold, ...]:
@@ -97,32 +108,40 @@ async def settle(store: Store, reservation: Reservation, *, tokens: int, cost: i
 
     `now` = when the call ended as its record says (created_at + duration_ms).
     """
+    await store.settle(settled(reservation, tokens=tokens, cost=cost, now=now))
+
+
+def settled(reservation: Reservation, *, tokens: int, cost: int, now: float, seats: tuple[int, ...] = ()) -> Settlement:
+    """What becomes of a reservation whose call used this much."""
     holds = reservation.holds
     if (current := changed_key(reservation)) is not None and reservation.began is not None:
         held = {hold.limit for hold in holds}
         began, metered = reservation.began, reservation.metered
         holds = (*holds, *late(current, reservation.model, held, began=began, metered=metered))
-    if holds:
-        amounts = {"requests": 1, "tokens": tokens, "cost": cost}
-        actual = {hold.counter: amounts.get(hold.metric, 0) for hold in holds}
-        await store.settle(reservation.owner, holds, actual, now=now, began=reservation.began)
+    amounts = {"requests": 1, "tokens": tokens, "cost": cost}
+    actual = {hold.counter: amounts.get(hold.metric, 0) for hold in holds}
+    return Settlement(reservation.owner, holds, actual, now, reservation.began, seats)
 
 
 async def release(store: Store, reservation: Reservation, *, now: float, counted: bool = True) -> None:
     """Give back what was reserved: nothing was used. A request stays counted, unless the record says `refused`."""
     if reservation.holds:
-        actual = {hold.counter: int(counted) for hold in reservation.holds if hold.metric == "requests"}
-        await store.settle(reservation.owner, reservation.holds, actual, now=now)
+        await store.settle(released(reservation, now=now, counted=counted))
 
 
-async def settle_record(store: Store, reservation: Reservation, record: Record) -> None:
-    """Settle a call by its finished record: a refused one counts nowhere, others with what they used and hold."""
+def released(reservation: Reservation, *, now: float, counted: bool, seats: tuple[int, ...] = ()) -> Settlement:
+    actual = {hold.counter: int(counted) for hold in reservation.holds if hold.metric == "requests"}
+    return Settlement(reservation.owner, reservation.holds, actual, now, None, seats)
+
+
+def settlement_of(reservation: Reservation, record: Record, *, seats: tuple[int, ...] = ()) -> Settlement:
+    """What becomes of a call's reservation by its finished record: a refused one counts nowhere, others with what they
+    used and hold. `seats` are the accounts whose slots the call still has."""
     ended = ended_at(record)
     if record.status == CallStatus.REFUSED.value:
-        await release(store, reservation, now=ended, counted=False)
-        return
+        return released(reservation, now=ended, counted=False, seats=seats)
     cost = record.cost_nanos + record.held_nanos
-    await settle(store, reservation, tokens=tokens_of(record), cost=cost, now=ended)
+    return settled(reservation, tokens=tokens_of(record), cost=cost, now=ended, seats=seats)
 
 
 def ended_at(record: Record) -> float:
@@ -163,19 +182,19 @@ async def settle_recovered(store: Store, record: Record, holds: Sequence[Hold], 
     amounts = {"requests": 1, "tokens": tokens_of(record), "cost": record.cost_nanos + record.held_nanos}
     actual = {hold.counter: amounts.get(hold.metric, 0) for hold in every}
     ended = now if record.duration_ms is None else ended_at(record)
-    await store.settle(record.id, every, actual, now=ended, began=record.created_at)
+    await store.settle(Settlement(record.id, every, actual, ended, record.created_at))
 
 
 def tokens_of(record: Record) -> int:
-    """What a record counts against token limits."""
-    counts = (
-        record.input_tokens,
-        record.cache_read_input_tokens,
-        record.cache_creation_5m_input_tokens,
-        record.cache_creation_1h_input_tokens,
-        record.output_tokens,
+    """What a record counts against token limits: all that the vendor meters in tokens, further model runs too."""
+    return (
+        (record.input_tokens or 0)
+        + (record.cache_read_input_tokens or 0)
+        + (record.cache_creation_5m_input_tokens or 0)
+        + (record.cache_creation_1h_input_tokens or 0)
+        + (record.output_tokens or 0)
+        + extra_tokens(record.lines)
     )
-    return sum(count or 0 for count in counts)
 
 
 def strict_cost(holds: Sequence[Hold]) -> int:

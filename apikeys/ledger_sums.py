@@ -14,15 +14,11 @@ from django.db.models import BigIntegerField, BooleanField, Count, ExpressionWra
 from django.db.models.functions import Coalesce
 
 from apikeys.rules import Counted
+from relay.call import PLAIN_METERS
 
 OWNER_COLUMNS = {"key": "key_id", "team": "team_id", "account": "account_id"}
-TOKEN_COLUMNS = (
-    "input_tokens",
-    "cache_read_input_tokens",
-    "cache_creation_5m_input_tokens",
-    "cache_creation_1h_input_tokens",
-    "output_tokens",
-)
+# What counts as a token: everything that the vendor meters in tokens.
+TOKEN_COLUMNS = (*PLAIN_METERS, "extra_tokens")
 MANY = 500  # owners; for more, one query reads all of them
 
 

@@ -7,7 +7,7 @@ from datetime import datetime
 from zoneinfo import ZoneInfo
 
 from apikeys.periods import Period
-from relay.call import LimitRule
+from relay.call import LimitRule, RateLimit
 from relay.errors import BudgetExceeded, LimitExceeded
 from relay.state.base import Hold
 
@@ -32,6 +32,8 @@ def refusal(rule: LimitRule, at: Period, *, hold: Hold, used: int, now: float) -
     if rule.metric == "cost":
         return BudgetExceeded(message, retry_after=wait, reason="budget_spent")
     error = LimitExceeded(message, retry_after=wait, reason=f"{rule.metric}_limit")
+    if wait is not None:
+        error.rates = (RateLimit(rule.metric, rule.amount, max(0, rule.amount - used), at.end),)
     if wait is None or wait > LONGEST_WAIT:
         error.should_retry = False
     return error

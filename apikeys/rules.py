@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import zlib
 from fnmatch import translate
@@ -56,6 +57,11 @@ class Counted:
             grace = GRACE_SHORT if self.rule.per in {"minute", "hour", "5h"} else GRACE_LONG
             self._expires = 0.0 if self._period == ALWAYS else self._period.end + grace
         return self._counter, self._expires
+
+    def resets(self, at: float) -> float:
+        """When the counter of a call made at `at` begins anew, Unix seconds; infinity = never."""
+        self.counter(at)
+        return self._period.end if self.metric != "concurrency" else math.inf
 
     def hold(self, amount: int, *, at: float) -> Hold:
         """This limit's share of a reservation made at `at`."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from apikeys import seeding
 from apikeys.rules import Counted, counted
-from relay.call import Key
+from relay.call import Key, RateLimit
 from relay.state.base import Store
 
 UNITS = {"cost": "nano-dollars", "tokens": "tokens", "requests": "requests", "concurrency": "calls"}
@@ -18,28 +17,18 @@ UNITS = {"cost": "nano-dollars", "tokens": "tokens", "requests": "requests", "co
 TOLD = frozenset({"requests", "tokens"})
 
 
-@dataclass(frozen=True, slots=True)
-class RateLimit:
-    """One limit as rate-limit headers tell it; `resets_at` in Unix seconds."""
-
-    metric: str  # "requests" or "tokens"
-    amount: int
-    remaining: int
-    resets_at: float
-
-
-def limit_headers(key: Key, used: Mapping[str, int], now: float) -> list[RateLimit]:
-    """Return the tightest limit on requests and on tokens, of those that `used` (a reservation's) knows."""
+def rates(key: Key, used: Mapping[str, int], *, at: float) -> tuple[RateLimit, ...]:
+    """Return the tightest limit on requests and on tokens, of those that `used` knows: what their counters stood at
+    with the call that was admitted `at`. Totals are left out: they never reset."""
     found: dict[str, tuple[float, RateLimit]] = {}
     for limit in counted(("key", key.id), key.limits):
-        counter = limit.counter(now)[0]
-        if limit.metric not in TOLD or counter not in used:
+        if limit.metric not in TOLD or (taken := used.get(limit.counter(at)[0])) is None:
             continue
-        remaining, end = max(0, limit.cap - used[counter]), limit.period(now).end
+        remaining, end = max(0, limit.cap - taken), limit.resets(at)
         share = remaining / limit.cap if limit.cap else 0.0
         if not math.isinf(end) and (limit.metric not in found or share < found[limit.metric][0]):
             found[limit.metric] = share, RateLimit(limit.metric, limit.cap, remaining, end)
-    return [item for _, item in found.values()]
+    return tuple([item for _, item in found.values()])
 
 
 async def standing(store: Store, key: Key, now: float) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ import struct
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -115,14 +115,16 @@ class Client(asyncio.Protocol):
 class Load:
     """Connections to one address, and the ways to load it."""
 
-    def __init__(self, url: str, scenario: Scenario, key: str) -> None:
+    def __init__(self, url: str, scenario: Scenario, key: str, headers: Sequence[str] = ()) -> None:
         parts = urlsplit(url)
         self._host, self._port = parts.hostname or "", parts.port or 80
         self._scenario = scenario
         body = request_body(scenario)
+        named = {"x-api-key": key, "anthropic-version": "2023-06-01", **dict(line.split(": ", 1) for line in headers)}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in named.items())
         head = (
             f"POST {PATH.decode()} HTTP/1.1\r\nhost: {parts.netloc}\r\ncontent-type: application/json\r\n"
-            f"x-api-key: {key}\r\nanthropic-version: 2023-06-01\r\ncontent-length: {len(body)}\r\n\r\n"
+            f"{lines}content-length: {len(body)}\r\n\r\n"
         )
         self._request = head.encode() + body
         self.tally = Tally()
@@ -218,7 +220,7 @@ class Load:
 
 
 async def run(options: Any) -> None:
-    load = Load(options.url, SCENARIOS[options.scenario], options.key)
+    load = Load(options.url, SCENARIOS[options.scenario], options.key, options.header)
     gc.collect()
     gc.freeze()
     gc.disable()
@@ -241,6 +243,7 @@ def main() -> None:
     parser.add_argument("scenario", choices=SCENARIOS)
     parser.add_argument("mode", choices=["closed", "open", "hold", "leave"])
     parser.add_argument("--key", default="sk-ant-bench")
+    parser.add_argument("--header", action="append", default=[], help="one more, such as 'name: value'")
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--calls", type=int, default=1500)
     parser.add_argument("--rate", type=float, default=20)

@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ class Target:
     world: World
     calls: int = 0
     output_tokens: int = 0
+    headers: dict[str, str] = field(default_factory=dict)  # beside what every call carries
 
     def load(self, scenario: str, mode: str, **options: Any) -> dict[str, Any]:
         """Run the load generator; returns its report, raises BenchError if a single call failed."""
@@ -62,6 +63,7 @@ class Target:
 
     def start_load(self, scenario: str, mode: str, **options: Any) -> subprocess.Popen[str]:
         words = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+        words += [part for name, value in self.headers.items() for part in ("--header", f"{name}: {value}")]
         command = [sys.executable, "-m", "bench.load", self.url, scenario, mode, "--key", self.key, *words]
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         return subprocess.Popen(command, cwd=ROOT, **pipes)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from accounts import health
 from relay.call import Account
@@ -19,6 +20,10 @@ from relay.upstream import Upstream
 
 MAX_ANSWER_BYTES = 256 * 1024 * 1024
 MAX_ERROR_BYTES = 1024 * 1024
+# Events before the first content are held back, so that another account can still take the call: so many bytes at
+# most, and for so many seconds, after which a client should see that its answer has begun.
+MAX_HELD_BYTES = 1024 * 1024
+HOLD_SECONDS = 2.0
 PROGRESS_SECONDS = 5.0
 # After its terminal event an upstream ends the response at once; waiting for that keeps the connection for the next.
 LINGER_SECONDS = 0.02
@@ -30,8 +35,7 @@ SSE_HEADERS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Last:
+class Last(Struct, frozen=True):
     """What goes out only when the record is on disk: a whole answer, or the end of a stream."""
 
     head: Head | None = None
@@ -43,7 +47,9 @@ async def pass_answer_on(flight: Flight, upstream: Upstream, account: Account, *
     provider = PROVIDERS[account.kind]
     if upstream.status >= 300:
         body = await upstream.read(limit=MAX_ERROR_BYTES)
-        raise provider.classify(upstream.status, upstream.headers, body, now=time.time())
+        error = provider.classify(upstream.status, upstream.headers, body, now=time.time())
+        error.body = provider.native_error(flight.call, error)
+        raise error
     flight.record.upstream_request_id = provider.request_id(upstream.headers)[:200]
     headers = [*returned(upstream.headers), *own_headers(flight, dropped)]
     if flight.call.envelope.stream and provider.streams(upstream.headers):
@@ -87,33 +93,71 @@ async def pass_stream_on(
     meter, watch, reply = flight.meter, flight.watch, flight.reply
     assert meter is not None
     framer = provider.framer(flight.call, flight.model)
-    while chunk := await upstream.next():
-        now = watch.touch()
-        block = framer.feed(chunk)
-        if not block:
-            continue
-        cut = meter.feed(block)
-        if not flight.forwarded:
-            if meter.error:
-                raise in_band(flight, upstream, provider)
-            await begin(flight, head)
+    block, cut = await opening(flight, upstream, provider, framer)
+    await begin(flight, head)
+    while block:
         if cut >= 0:
             await reply.put(hide(block[:cut]))
             return await rest_of(flight, upstream, framer, block[cut:])
-        if now - flight.last_progress > PROGRESS_SECONDS:
-            note_progress(flight, now)
         await reply.put(hide(block))
+        block = b""
+        while not block and (chunk := await upstream.next()):
+            now = watch.touch()
+            block = framer.feed(chunk)
+        if block:
+            cut = meter.feed(block)
+            if flight.first_token is None and meter.content_seen:
+                flight.first_token = flight.elapsed()
+            if now - flight.last_progress > PROGRESS_SECONDS:
+                note_progress(flight, now)
     tail = framer.flush()
-    if tail and meter.feed(tail) >= 0 and flight.forwarded:
+    if tail and meter.feed(tail) >= 0:
         return tail
-    raise UpstreamFailed("The upstream's stream ended before its end.", reason="cut_stream", rest="5xx")
+    raise cut_short()
+
+
+async def opening(flight: Flight, upstream: Upstream, provider: Provider, framer: Framer) -> tuple[bytes, int]:
+    """The events with which the client's answer begins, and where in them the terminal event stands, or -1.
+
+    What comes before the first content is held back for a moment: until the client has something, another account may
+    take the call (DESIGN section 2). Raises the `UpstreamError` that the stream says, or its end; an answer that had
+    begun, and says itself why it failed, passes as it came where no other account would do better."""
+    meter, watch = flight.meter, flight.watch
+    assert meter is not None
+    held, until = b"", 0.0
+    while True:
+        chunk = await (upstream.next_within(until - watch.touch()) if held else upstream.next())
+        if chunk is None:
+            return held, -1
+        now = watch.touch()
+        block = framer.feed(chunk) if chunk else framer.flush()
+        cut = meter.feed(block) if block else -1
+        cut += len(held) if cut >= 0 else 0
+        held += block
+        if meter.error:
+            error = in_band(flight, upstream, provider)
+            if error.try_next_account or not (meter.failed_answer and cut > 0):
+                raise error
+        if not chunk and cut < 0:
+            raise cut_short()
+        if meter.content_seen or cut >= 0 or len(held) > MAX_HELD_BYTES:
+            return held, cut
+        if held and not until:
+            until = now + HOLD_SECONDS
+            watch.expect("idle", flight.run.timers.idle)
+
+
+def cut_short() -> UpstreamFailed:
+    return UpstreamFailed("The upstream's stream ended before its end.", reason="cut_stream", rest="5xx")
 
 
 async def begin(flight: Flight, head: Head) -> None:
-    """The first upstream event is here: the open entry must be on disk, then the client gets its first byte."""
+    """The answer begins here: the open entry must be on disk, then the client gets its first byte."""
     await recorded(flight)
-    flight.first_token = flight.elapsed()
+    if flight.meter is not None and flight.meter.content_seen:
+        flight.first_token = flight.elapsed()
     flight.forwarded = True
+    flight.call.forget_body()
     if flight.account is not None:
         await health.answered(flight.run.store, flight.account, flight.model, now=time.time())
     flight.watch.expect("idle", flight.run.timers.idle)
@@ -168,6 +212,8 @@ def note_progress(flight: Flight, now: float) -> None:
 def own_headers(flight: Flight, dropped: tuple[str, ...] = ()) -> list[tuple[bytes, bytes]]:
     """Baton's own headers on every answer."""
     headers = [(b"x-request-id", flight.call.id.encode())]
+    if flight.rates:
+        headers += flight.dialect.rate_headers(flight.rates, now=time.time())
     if dropped:
         headers.append((b"x-relay-dropped", ",".join(dropped).encode("latin1", "replace")))
     return headers

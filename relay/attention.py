@@ -10,7 +10,7 @@ from django.urls import reverse
 
 from accounts.admin import TONES, fault_of, state_text
 from accounts.models import Account
-from accounts.status import statuses
+from accounts.status import Status, statuses
 from apikeys.keyring import load_rules
 from apikeys.models import ApiKey, Team
 from relay import internal
@@ -55,7 +55,7 @@ def findings(user: Any, *, now: datetime) -> list[Finding]:
     if user.has_perm("relay.view_usagerecord"):
         found += unpriced(now=now) + behind(now=now)
     if user.has_perm("accounts.view_account"):
-        found += expiring_accounts(now=now)
+        found += unready(now=now) + expiring_accounts(now=now)
     if user.has_perm("apikeys.view_apikey"):
         found += expiring_keys(now=now) + spent(now=now)
     return sorted(found, key=lambda finding: ("danger", "warning", "info").index(finding.tone))
@@ -135,7 +135,7 @@ def spent(*, now: datetime) -> list[Finding]:
     return [
         Finding(
             "danger" if found.share >= 1 else "warning",
-            f"{names[found.rule.scope, found.rule.owner_id]}: {found.used} of {found.amount} {found.name} is used.",
+            f"{names[found.rule.scope, found.rule.owner_id]} has used {found.glance}.",
             page(f"apikeys_{'team' if found.of_team else 'apikey'}_change", found.rule.owner_id),
         )
         for found in near[:SHOWN]
@@ -153,11 +153,23 @@ def owner_names(found: list[Standing]) -> dict[tuple[str, int], str]:
     }
 
 
+def unready(*, now: datetime) -> list[Finding]:
+    """Accounts that take no calls, or not all, though no person has switched them off."""
+    rows, found = looked_at(now)
+    waiting = [row for row in rows if TONES.get(found[row.pk].state) in {"warning", "danger"}]
+    return [
+        Finding(
+            TONES[found[row.pk].state],
+            f"The account {row.name}: {state_text(found[row.pk], now=now)}.",
+            page("accounts_account_change", row.pk),
+        )
+        for row in waiting[:SHOWN]
+    ]
+
+
 def account_states(*, now: datetime, most: int = 12) -> list[AccountState]:
     """Return the accounts and how they do, those that are not ready first."""
-    rows = list(Account.objects.alive().prefetch_related("groups", "limits"))
-    found = statuses(rows, faults={row.pk: fault_of(row) for row in rows}, now=now)
-    rows.sort(key=lambda row: (found[row.pk].state == "ready", found[row.pk].state == "off", row.priority, row.name))
+    rows, found = looked_at(now)
     return [
         AccountState(
             row.name,
@@ -169,6 +181,14 @@ def account_states(*, now: datetime, most: int = 12) -> list[AccountState]:
         )
         for row in rows[:most]
     ]
+
+
+def looked_at(now: datetime) -> tuple[list[Account], dict[int, Status]]:
+    """The accounts, those that are not ready first, and the status of each."""
+    rows = list(Account.objects.alive().prefetch_related("groups", "limits"))
+    found = statuses(rows, faults={row.pk: fault_of(row) for row in rows}, now=now)
+    rows.sort(key=lambda row: (found[row.pk].state == "ready", found[row.pk].state == "off", row.priority, row.name))
+    return rows, found
 
 
 def plural(number: int, noun: str) -> str:

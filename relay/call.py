@@ -1,13 +1,14 @@
 """The frozen values that the steps of a call hand to each other.
 
 No Django and no I/O in here. Times are Unix seconds, durations seconds, money integer nano-dollars (1e-9 USD).
+What each call makes is a `msgspec.Struct`: made in a fifth of a frozen dataclass's time.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -33,6 +34,16 @@ class LimitRule:
     models: str = ""  # fnmatch pattern on the requested model; "" = all
     time_zone: str = "UTC"
     strict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """Where a key stands with one limit, as rate-limit headers tell it; `resets_at` in Unix seconds."""
+
+    metric: str  # "requests" or "tokens"
+    amount: int
+    remaining: int
+    resets_at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +124,7 @@ class Endpoint:
     metered: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(msgspec.Struct, frozen=True):
     """What Baton reads of a request body; everything else passes unread."""
 
     model: str
@@ -142,9 +152,9 @@ class Envelope:
     ruled_out: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Call:
-    """One client request that a known key made."""
+    """One client request that a known key made. Steps read it; `forget_body` is the only change to one."""
 
     id: str
     created_at: float
@@ -160,10 +170,17 @@ class Call:
     tags: Mapping[str, str] = field(default_factory=dict)
     origin: str = "client"  # or "operator"
     account_id: int | None = None  # an operator's test goes to this account and nowhere else
+    body_bytes: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.body_bytes = len(self.body)
+
+    def forget_body(self) -> None:
+        """Let go of a body that nobody needs again: an answer has begun, and a stream may stay open for an hour."""
+        self.body = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Demand:
+class Demand(msgspec.Struct, frozen=True):
     """What a call may use: the estimate that plain limits reserve and the worst case that strict ones reserve.
 
     `unbounded` names what makes the worst case impossible to bound or price (a body field, or the model), "" = nothing.
@@ -194,8 +211,7 @@ class CallStatus(StrEnum):
     REFUSED = "refused"
 
 
-@dataclass(frozen=True, slots=True)
-class Quantity:
+class Quantity(msgspec.Struct, frozen=True):
     """Something billed beside the plain counts: `quantity` units of `meter`, of `model` ("" = the call's own)."""
 
     meter: str
@@ -206,8 +222,7 @@ class Quantity:
     within: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True):
     """Disjoint token counts. None = the provider did not report it; 0 = it reported zero.
 
     `input_tokens` were neither read from nor written to a cache; `reasoning_tokens` are a part of `output_tokens`.
@@ -230,8 +245,7 @@ class Usage:
     raw: bytes = b""  # the provider's usage object as it came, JSON
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """What the meter knows when the answer ends."""
 
     usage: Usage
@@ -257,6 +271,26 @@ class Line(msgspec.Struct, frozen=True, omit_defaults=True):
     price: int | None = None  # the `relay.Price` row that the rate is from
     run: int = 0  # as in `Quantity`
     within: str = ""  # as in `Quantity`
+
+
+# The counts that are columns of a record.
+PLAIN_METERS = (
+    "input_tokens",
+    "cache_read_input_tokens",
+    "cache_creation_5m_input_tokens",
+    "cache_creation_1h_input_tokens",
+    "output_tokens",
+)
+
+
+def extra_tokens(lines: Sequence[Line]) -> int:
+    """What a record's lines hold in tokens beside its plain counts: cache writes of other lifetimes, audio and images,
+    and all of further model runs (compaction, advisor). What lies `within` a plain count is in there already."""
+    return sum(
+        line.quantity
+        for line in lines
+        if line.meter.endswith("_tokens") and not line.within and (line.run or line.meter not in PLAIN_METERS)
+    )
 
 
 class Attempt(msgspec.Struct, frozen=True):

@@ -34,6 +34,7 @@ class Figure:
     value: str
     note: str
     link: str
+    wide: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +99,10 @@ def figures(total: Figures, *, time: str) -> tuple[Figure, ...]:
     return (
         Figure("Calls", count(calls), f"{count(total['refused'])} refused", records(day=time, status="called")),
         Figure("Cost, USD", usd_short(total["cost_nanos"]), usd(total["cost_nanos"]), records(day=time)),
-        Figure("Tokens", short(tokens), kinds, records(day=time)),
+        Figure("Tokens", short(tokens), kinds, records(day=time), wide=True),
         Figure("Error rate", rate, f"{count(total['errors'])} failed", records(day=time, status="failed")),
-        Figure("First token, mean", milliseconds(first), "of calls that had one", records(day=time)),
-        Figure("Duration, mean", milliseconds(ratio(total["duration_ms"], calls)), "of all calls", records(day=time)),
+        Figure("First token", milliseconds(first), "mean of calls with one", records(day=time)),
+        Figure("Duration", milliseconds(ratio(total["duration_ms"], calls)), "mean of all calls", records(day=time)),
     )
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
 
 import msgspec
 from django.db import transaction
+from django.db.models import QuerySet, Sum
 
 from accounts.credentials import encrypt
 from accounts.models import Account, AccountEvent
@@ -18,8 +20,11 @@ from relay.call import Record
 from relay.demo_calls import TAG, Caller, Upstream, calls
 from relay.entries import Entry, Kind
 from relay.models import UsageCorrection, UsageRecord
+from relay.partitions import first_id
 from relay.prices import load_prices
+from relay.reports import report_zone
 from relay.rows import Books
+from relay.spans import midnight
 
 MARK = "Made up by manage.py seed_demo; remove with --remove."
 # A model that nobody asks for: an account with this map never takes a real call.
@@ -40,12 +45,21 @@ TEAMS = (
     ("Demo Research", "CC-300", (("demo-claude-code", 5.0, "prototypes", "claude-cli"),)),
     ("", "", (("demo-notebooks", 1.5, "", "anthropic-sdk-python"),)),
 )
+EXPIRING, EXPIRES = "demo-notebooks", timedelta(days=9)
+NEARLY_SPENT = "demo-search-ci"
+DIME = 10**8
+BUDGET = 5000 * DIME
 CHUNK = 500
 SEED = 20261
+GoOn = Callable[[], bool]
 
 
 class DemoExists(Exception):
     """There is demo data already."""
+
+
+class DemoUnwanted(Exception):
+    """Somebody has taken the demo data away while it was written; nothing of it is left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +68,17 @@ class Seeded:
     hours: int
 
 
-def seed(*, days: int, per_day: int, now: datetime) -> Seeded:
-    """Write the demo's rows and so many days of records, and roll them up; raises `DemoExists`."""
-    if ApiKey.objects.filter(**{f"tags__{TAG}": "1"}).exists():
+def seed(*, days: int, per_day: int, now: datetime, chunk: int = CHUNK, go_on: GoOn = lambda: True) -> Seeded:
+    """Write the demo's rows and so many days of records, and roll them up.
+
+    `go_on` is asked before each chunk: it may take its time, and says whether the demo is still wanted. Raises
+    `DemoExists`, and `DemoUnwanted`.
+    """
+    if exists():
         raise DemoExists
     with transaction.atomic():
         upstreams = [make_account(*given) for given in ACCOUNTS]
-        callers = make_callers()
+        callers = make_callers(now=now)
         make_events(upstreams, now=now)
     made = calls(
         days=days,
@@ -73,11 +91,32 @@ def seed(*, days: int, per_day: int, now: datetime) -> Seeded:
     )
     books, written = Books(), 0
     try:
-        while batch := list(islice(made, CHUNK)):
+        while batch := list(islice(made, chunk)):
+            if not go_on():
+                remove()
+                remove_records([caller.key_id for caller in callers])
+                raise DemoUnwanted
             written += books.add([entry_of(record) for record in batch])
     finally:
         books.close()
+    # Last: a relay that runs counts what is in the ledger when it first sees a limit.
+    make_limits(callers, now=now)
     return Seeded(written, rollup.roll_up().hours)
+
+
+def exists() -> bool:
+    """Whether there is demo data, a part of it at least."""
+    return demo_keys().exists()
+
+
+def demo_keys() -> QuerySet[ApiKey]:
+    return ApiKey.objects.filter(**{f"tags__{TAG}": "1"})
+
+
+def in_period(start: datetime, end: datetime) -> bool:
+    """Whether made-up records lie in this time."""
+    keys = list(demo_keys().values_list("pk", flat=True))
+    return UsageRecord.objects.filter(key_id__in=keys, pk__gte=first_id(start), pk__lt=first_id(end)).exists()
 
 
 def entry_of(record: Record) -> Entry:
@@ -96,7 +135,7 @@ def make_account(name: str, kind: str, provider: str) -> Upstream:
     return Upstream(account.pk, account.name, provider)
 
 
-def make_callers() -> list[Caller]:
+def make_callers(*, now: datetime) -> list[Caller]:
     callers = []
     for team_name, cost_center, keys in TEAMS:
         team = None
@@ -105,11 +144,26 @@ def make_callers() -> list[Caller]:
         for name, weight, project, user_agent in keys:
             tags = {TAG: "1"} | ({"project": project} if project else {})
             public_id, _, digest = new_secret()
-            key = ApiKey.objects.create(name=name, public_id=public_id, digest=digest, team=team, tags=tags)
-            Limit.objects.create(key=key, metric=Limit.Metric.COST, amount=500 * 10**9, per=Limit.Per.MONTH)
+            expires = now + EXPIRES if name == EXPIRING else None
+            key = ApiKey.objects.create(
+                name=name, public_id=public_id, digest=digest, team=team, tags=tags, expires_at=expires
+            )
             team_id = team.pk if team else None
             callers.append(Caller(key.pk, name, team_id, team_name, weight, tags, user_agent))
     return callers
+
+
+def make_limits(callers: list[Caller], *, now: datetime) -> None:
+    """A monthly budget for each key; that of one is nearly spent."""
+    month = midnight(now.astimezone(report_zone()).date().replace(day=1), report_zone())
+    with transaction.atomic():
+        for caller in callers:
+            amount = BUDGET
+            if caller.key_name == NEARLY_SPENT:
+                used = UsageRecord.objects.filter(key_id=caller.key_id, pk__gte=first_id(month))
+                spent = used.aggregate(cost=Sum("cost_nanos"))["cost"] or 0
+                amount = (spent * 100 // 88 // DIME + 1) * DIME
+            Limit.objects.create(key_id=caller.key_id, metric=Limit.Metric.COST, amount=amount, per=Limit.Per.MONTH)
 
 
 def make_events(upstreams: list[Upstream], *, now: datetime) -> None:
@@ -128,9 +182,26 @@ def make_events(upstreams: list[Upstream], *, now: datetime) -> None:
         )
 
 
-def remove() -> int:
-    """Take away everything that `seed` made, whenever it was; return how many records went."""
-    keys = list(ApiKey.objects.filter(**{f"tags__{TAG}": "1"}).values_list("pk", flat=True))
+def remove(*, roll_up: bool = True) -> int:
+    """Take away everything that `seed` made, whenever it was; return how many records went.
+
+    Without `roll_up` that is left to the next roll-up; reports are right before it too.
+    """
+    keys = list(demo_keys().values_list("pk", flat=True))
+    removed = remove_records(keys)
+    with transaction.atomic():
+        accounts = list(Account.objects.filter(description=MARK).values_list("pk", flat=True))
+        AccountEvent.objects.filter(account_id__in=accounts).delete()
+        ApiKey.objects.filter(pk__in=keys).delete()
+        Team.objects.filter(description=MARK).delete()
+        Account.objects.filter(pk__in=accounts).delete()
+    if roll_up:
+        rollup.roll_up()
+    return removed
+
+
+def remove_records(keys: list[int]) -> int:
+    """Take away these keys' made-up records and their corrections; return how many went."""
     records = UsageRecord.objects.filter(key_id__in=keys, **{f"tags__{TAG}": "1"}).order_by()
     removed = 0
     while ids := list(records.values_list("pk", flat=True)[:CHUNK]):
@@ -142,11 +213,4 @@ def remove() -> int:
             corrections.delete()
             batch.delete()
         removed += len(ids)
-    with transaction.atomic():
-        accounts = list(Account.objects.filter(description=MARK).values_list("pk", flat=True))
-        AccountEvent.objects.filter(account_id__in=accounts).delete()
-        ApiKey.objects.filter(pk__in=keys).delete()
-        Team.objects.filter(description=MARK).delete()
-        Account.objects.filter(pk__in=accounts).delete()
-    rollup.roll_up()
     return removed

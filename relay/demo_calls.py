@@ -17,6 +17,7 @@ from relay.pricing import PriceBook
 HOURS = (1, 1, 1, 1, 1, 2, 4, 8, 14, 18, 19, 17, 13, 16, 18, 17, 15, 11, 7, 5, 4, 3, 2, 1)  # how busy, UTC
 WEEKEND = 0.25
 TAG = "demo"
+ORIGIN = "demo"  # in the records: neither a client's call nor an operator's
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +128,7 @@ def call(
         requested_model=model.name,
         stream=chance.random() < 0.8,
         tags={**caller.tags, TAG: "1"},
+        origin=ORIGIN,
         user_agent=caller.user_agent,
         session=f"demo-{chance.randrange(200)}",
     )

@@ -28,6 +28,11 @@ RelayError
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from relay.call import RateLimit
+
 
 class RelayError(Exception):
     """An answer that is not the model's. `message` goes to the client: no secret, no account name in it."""
@@ -40,6 +45,8 @@ class RelayError(Exception):
     model = ""  # what was asked for, where the call never came into being
     # Every account and why it was not taken, for the record and the admin only.
     candidates: tuple[tuple[str, str], ...] = ()
+    # The limit that refused the call, where the vendors have headers for such.
+    rates: tuple[RateLimit, ...] = ()
 
     def __init__(self, message: str, *, retry_after: float | None = None, reason: str = "") -> None:
         super().__init__(message)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from accounts.selection import Ranking
 from apikeys.admission import Reservation
-from relay.call import Account, Attempt, Call, Record
+from relay.call import Account, Attempt, Call, RateLimit, Record
 from relay.dialects import DIALECTS
 from relay.dialects.base import Dialect, Meter
 from relay.errors import RelayError, UpstreamError, UpstreamTimeout
@@ -107,11 +107,12 @@ class Flight:
     model: str = ""  # as the upstream is asked for it
     upstream_status: int | None = None
     ranking: Ranking | None = None
+    seat: Account | None = None  # whose slot the call has
+    rates: tuple[RateLimit, ...] = ()  # told in the answer's headers
     gone: Exception | None = None  # why the task was interrupted, where that was not the upstream's silence
     meter: Meter | None = None
     forwarded: bool = False  # an upstream byte went out: no other account any more
     draining: bool = False
-    ended: bool = False
     first_token: float | None = None  # seconds after the start
     last_progress: float = 0.0
     on_settled: list[Callable[[], None]] = field(default_factory=list)
@@ -121,7 +122,6 @@ class Flight:
 
     def end(self) -> None:
         """All of the answer is handed over: no timer holds the call any more, and its client may leave."""
-        self.ended = True
         self.reply.end()
         for callback in self.on_settled:
             callback()

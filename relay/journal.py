@@ -47,6 +47,24 @@ class _Waiting(NamedTuple):
     ends: bool  # the line must reach the disk, even if its future has failed
 
 
+class _Bell:
+    """Wakes one thread: a lock that is open while it rings. `threading.Event` takes ten times as long of the loop."""
+
+    def __init__(self) -> None:
+        self._silence = threading.Lock()
+        self._silence.acquire()
+
+    def ring(self) -> None:
+        try:
+            self._silence.release()
+        except RuntimeError:
+            return  # it rings already
+
+    def wait(self, seconds: float) -> None:
+        """Return when it rings, and silence it; at the latest after `seconds`."""
+        self._silence.acquire(timeout=seconds)
+
+
 class Journal:
     """The journal of one process, in a folder of its own below `root`, which it holds by a lock until it stops.
 
@@ -71,7 +89,7 @@ class Journal:
         self._owed: list[_Waiting] = []
         self._ended = 0
         self._gathered = 0.0  # loop time at which the openings that wait for company are written
-        self._wake = threading.Event()
+        self._bell = _Bell()
         self._accepting = False
         self._fd = -1
         self._size = 0
@@ -135,8 +153,8 @@ class Journal:
         return future
 
     def _hurry(self) -> None:
-        if not self._wake.is_set():
-            self._wake.set()
+        if self._queue:
+            self._bell.ring()
 
     # -- life
 
@@ -166,7 +184,7 @@ class Journal:
         if not self._accepting:
             return
         self._accepting = False
-        self._wake.set()
+        self._bell.ring()
         self._thread.join()
         if late := self._take():
             self._write(late)
@@ -179,8 +197,7 @@ class Journal:
 
     def _run(self) -> None:
         while self._accepting or self._queue:
-            self._wake.wait(IDLE)
-            self._wake.clear()
+            self._bell.wait(IDLE)
             batch = self._take()
             if batch or not self.healthy:
                 self._write([*self._owed, *batch])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from relay.call import Call, Demand, Envelope, Outcome, Record, Usage, UsageSource
 from relay.dialects import DIALECTS
@@ -16,13 +17,22 @@ ROUNDING_SLACK = 8
 
 
 def book(
-    record: Record, outcome: Outcome, *, prices: PriceBook, provider: str, now: float, request_bytes: int = 0
+    record: Record,
+    outcome: Outcome,
+    *,
+    prices: PriceBook,
+    provider: str,
+    now: float,
+    request_bytes: int = 0,
+    place: str = "",
 ) -> None:
     """Fill counts, lines, cost and where they come from. May be asked again: it replaces what it had filled.
 
-    Prices are those of the call's start. `request_bytes` stands in for an input that nobody reported.
+    Prices are those of the call's start. `request_bytes` stands in for an input that nobody reported, `place` for one
+    that sets the price and that no answer tells.
     """
     usage = _with_estimated_input(outcome, request_bytes)
+    usage = replace(usage, geo=place) if place else usage
     bill = cost(
         usage,
         models=names_of(outcome.response_model, record.upstream_model),
@@ -78,10 +88,10 @@ def demand(call: Call, *, prices: PriceBook, provider: str, model: str) -> Deman
     dialect = DIALECTS[call.endpoint.dialect]
     envelope = dialect.bounded(call.body, call.envelope)
     price = prices.find(provider, model)
-    tokens = max(1, len(call.body) // BYTES_PER_TOKEN)
+    tokens = max(1, call.body_bytes // BYTES_PER_TOKEN)
     estimate = _priced(tokens, price, at=call.created_at)
     window = price.context_window if price is not None else None
-    input_bound = len(call.body) + envelope.hidden_input_tokens if envelope.inline_text else window
+    input_bound = call.body_bytes + envelope.hidden_input_tokens if envelope.inline_text else window
     asked = envelope.max_output_tokens
     output_bound = window if asked is None else min(asked, window or asked)
     output_bound = output_bound and output_bound * envelope.answers

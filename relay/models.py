@@ -71,6 +71,8 @@ class UsageRecord(models.Model):
     cache_creation_1h_input_tokens = models.BigIntegerField(null=True)
     output_tokens = models.BigIntegerField(null=True)
     reasoning_tokens = models.BigIntegerField(null=True)
+    # Beside the five counts above: what `lines` hold in tokens that is in none of them (relay.call.extra_tokens).
+    extra_tokens = models.BigIntegerField(default=0, editable=False)
     cost_nanos = models.BigIntegerField(default=0)
     held_nanos = models.BigIntegerField(default=0)
     unpriced = models.BooleanField(default=False)

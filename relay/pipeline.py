@@ -8,13 +8,23 @@ import time
 from functools import partial
 
 from accounts import health, selection
+from accounts.lineup import Lineup
 from accounts.selection import Ranking
 from accounts.snapshot import ACCOUNTS
 from apikeys import admission
 from relay import metering, tokens
 from relay.answer import Last, pass_answer_on
 from relay.call import Account, Call, Demand
-from relay.errors import Interrupted, NoAccountAvailable, NotRecordable, RelayError, UpstreamError, UpstreamUnreachable
+from relay.errors import (
+    Interrupted,
+    NoAccountAvailable,
+    NotRecordable,
+    RelayError,
+    UpstreamError,
+    UpstreamOverloaded,
+    UpstreamRejected,
+    UpstreamUnreachable,
+)
 from relay.flight import ClientLeft, Flight, Watch, as_relay_error, opening_record
 from relay.providers import PROVIDERS
 from relay.providers.base import UpstreamRequest
@@ -25,6 +35,8 @@ from relay.settlement import finish, refuse, settle
 logger = logging.getLogger(__name__)
 
 STALE_SECONDS = 1.0
+SOON = 5.0  # seconds
+OVERLOADED = frozenset({429, 503, 529})
 
 
 def launch(run: Runtime, call: Call) -> Flight:
@@ -32,7 +44,7 @@ def launch(run: Runtime, call: Call) -> Flight:
     flight = Flight(run, call, Reply(), opening_record(call))
     task = asyncio.get_running_loop().create_task(carry(flight))
     flight.watch = Watch(task, total=run.timers.total)
-    flight.reply.on_client_left = lambda: client_left(flight)
+    flight.reply.on_client_left = partial(client_left, flight)
     run.hold(flight, task)
     return flight
 
@@ -72,10 +84,13 @@ async def admitted(flight: Flight) -> bool:
             raise Interrupted("Baton is restarting.", retry_after=1)
         if not run.journal.healthy:
             raise NotRecordable("This relay can't record calls at the moment.", retry_after=5)
-        able = selection.eligible(call, accounts)
+        found = selection.able(call, accounts)
         now = call.created_at
-        flight.reservation = await admission.reserve(run.store, call, lambda: demand(run, call, able), now=now)
-        flight.ranking = await selection.rank(call, accounts=accounts, store=run.store, now=now)
+        use = partial(demand, run, call, found)
+        asked = selection.question(call, found, now=now)
+        reservation = await admission.reserve(run.store, call, use, now=now, question=asked)
+        flight.reservation, flight.rates = reservation, admission.rates_of(reservation)
+        flight.ranking = await selection.rank(call, accounts=accounts, store=run.store, now=now, seen=reservation.seen)
     except RelayError as error:
         flight.watch.stop()
         await refuse(flight, error)
@@ -84,8 +99,12 @@ async def admitted(flight: Flight) -> bool:
     return True
 
 
-def demand(run: Runtime, call: Call, accounts: list[Account]) -> Demand:
+def demand(run: Runtime, call: Call, found: Lineup) -> Demand:
     """What the call may use at most, at the dearest account that could serve it."""
+    return demand_on(run, call, selection.eligible(found))
+
+
+def demand_on(run: Runtime, call: Call, accounts: list[Account]) -> Demand:
     prices = run.prices.current
     model = call.envelope.model
     asked = {(account.provider, PROVIDERS[account.kind].upstream_model(account, model)) for account in accounts}
@@ -100,9 +119,10 @@ async def fly(flight: Flight, ranking: Ranking) -> Last:
     accounts = ranking.accounts[: run.max_attempts]
     failures: list[UpstreamError] = []
     for position, account in enumerate(accounts):
-        use = partial(demand, run, call, [account])
+        use = partial(demand_on, run, call, [account])
         if not await selection.take(call, account, store=run.store, now=time.time(), ranking=ranking, demand=use):
             continue
+        flight.seat = account
         try:
             return await attempt(flight, account)
         except UpstreamError as error:
@@ -110,9 +130,10 @@ async def fly(flight: Flight, ranking: Ranking) -> Last:
             last_one = position == len(ranking.accounts) - 1
             await health.failed(run.store, account, flight.model, error, last=last_one, now=time.time())
             if flight.forwarded or not error.try_next_account:
-                raise
-        finally:
-            await selection.free(call, account, store=run.store)
+                raise with_wait(error) from None
+            if not last_one:
+                await selection.free(call, account, store=run.store)
+                flight.seat = None
     if failures:
         raise worst(failures)
     raise NoAccountAvailable("Every account that serves this model is busy.", retry_after=1, reason="all_slots_taken")
@@ -127,7 +148,7 @@ async def attempt(flight: Flight, account: Account) -> Last:
     since = time.perf_counter()
     error: UpstreamError | None = None
     try:
-        account = await tokens.fresh(flight.run, account)
+        account = await tokens.fresh(flight.run, account, watch=flight.watch)
         try:
             return await ask(flight, account, provider.request(flight.call, account, flight.model))
         except UpstreamError as failed:
@@ -155,9 +176,10 @@ async def ask(flight: Flight, account: Account, request: UpstreamRequest) -> Las
     flight.meter, flight.upstream_status = flight.dialect.meter(flight.call.endpoint), None
     flight.watch.expect("first_byte", run.timers.first_byte)
     upstream = await run.client.open(request, proxy=account.proxy)
-    flight.upstream_status = upstream.status
+    flight.upstream_status, dropped = upstream.status, request.dropped
+    del request  # an open stream keeps no request in memory
     try:
-        return await pass_answer_on(flight, upstream, account, dropped=request.dropped)
+        return await pass_answer_on(flight, upstream, account, dropped=dropped)
     finally:
         await upstream.close()
 
@@ -171,7 +193,7 @@ async def once_more(
     if flight.forwarded:
         return None
     provider = PROVIDERS[account.kind]
-    signed_in = await tokens.again(flight.run, account, error)
+    signed_in = await tokens.again(flight.run, account, error, watch=flight.watch)
     if signed_in is not None:
         return provider.request(flight.call, signed_in, flight.model)
     if error.reason == "disconnected" and seconds < STALE_SECONDS:
@@ -180,15 +202,29 @@ async def once_more(
 
 
 def worst(failures: list[UpstreamError]) -> UpstreamError:
-    """The failure to tell when all accounts failed: one worth waiting for before one that is not."""
-    return max(failures, key=lambda error: (error.retry_after is not None, not isinstance(error, UpstreamUnreachable)))
+    """The failure to tell when all accounts failed: the overload that may be over first, before what no wait helps."""
+    return min(
+        map(with_wait, failures),
+        key=lambda error: (
+            not isinstance(error, UpstreamOverloaded),
+            error.retry_after or 0.0,
+            isinstance(error, UpstreamUnreachable),
+        ),
+    )
+
+
+def with_wait(error: UpstreamError) -> UpstreamError:
+    """An overload that passes on as it came tells how long to wait. Where its end was not named, that is soon: the last
+    account left does not rest on a guess, so the next call is tried."""
+    passes = isinstance(error, (UpstreamOverloaded, UpstreamRejected)) and error.upstream_status in OVERLOADED
+    if passes and error.retry_after is None:
+        error.retry_after = SOON
+    return error
 
 
 def client_left(flight: Flight) -> None:
     """A stream on `abort` stops at once; one on `drain`, and every non-streamed call, runs on, capped in number."""
     run = flight.run
-    if flight.ended:
-        return  # only its last bytes were still unread
     aborts = flight.call.envelope.stream and (flight.account is None or flight.account.on_disconnect == "abort")
     if aborts or run.draining >= run.max_draining:
         flight.watch.interrupt(ClientLeft())

@@ -50,6 +50,10 @@ USUAL_WRITE = {"openai": ("cache_creation_30m_input_tokens",), "azure": ("cache_
 # (platform.claude.com, "Data residency" and "Pricing"); the package does not carry it.
 US_FACTOR = Decimal("1.1")
 US_ONLY = {"anthropic": re.compile(r"^claude-(?:(?:opus|sonnet|haiku)-(?:4-[6-9]|[5-9])|(?:fable|mythos)-)")}
+# Google bills Claude outside its global location at 1.1 times every token rate, from Claude 4.5 on
+# (platform.claude.com, "Claude on Vertex AI"); the package does not carry it either.
+REGIONAL_FACTOR = Decimal("1.1")
+REGIONAL = {"google": re.compile(r"^claude-(?:(?:opus|sonnet|haiku)-(?:4-[5-9]|[5-9])|(?:fable|mythos)-)")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +121,9 @@ def _rates(provider: str, model: ModelInfo, day: datetime) -> dict[tuple[str, st
             resolved = model.get_prices(_outside(windows, day), dict(variant.when))
             prices = {name: value for name, value in vars(resolved).items() if name in names}
             found = _flat(provider, tier, ModelPrice(**prices)) | found
-    if provider in US_ONLY and US_ONLY[provider].match(model.id):
-        found |= _us_only(found)
+    for place, factor, dearer in (("us", US_FACTOR, US_ONLY), ("regional", REGIONAL_FACTOR, REGIONAL)):
+        if provider in dearer and dearer[provider].match(model.id):
+            found |= _in_place(found, place, factor)
     return found
 
 
@@ -159,9 +164,9 @@ def _meters(provider: str, name: str) -> list[tuple[str, int]]:
     return [METERS[name]] if name in METERS else []
 
 
-def _us_only(rates: dict[tuple[str, str, int], int]) -> dict[tuple[str, str, int], int]:
+def _in_place(rates: dict[tuple[str, str, int], int], place: str, factor: Decimal) -> dict[tuple[str, str, int], int]:
     return {
-        (meter, "+".join(sorted(filter(None, (tier, "us")))), above): round(rate * US_FACTOR)
+        (meter, "+".join(sorted(filter(None, (tier, place)))), above): round(rate * factor)
         for (meter, tier, above), rate in rates.items()
         if meter.endswith("_tokens")
     }

@@ -6,16 +6,20 @@ import math
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from functools import lru_cache
+
+from msgspec.structs import replace
 
 from relay.call import Line, Quantity, Usage
 
 UNITS = 1_000_000  # every rate is for so many units
 # What vendors call the plain tier, speed or place: priced as standard unless a price row carries that very name.
 STANDARD = frozenset({"", "standard", "default", "auto", "on_demand", "global", "not_available"})
+# A name of Baton's own for places where some vendors charge more: plain where no row carries it.
+PLAIN_OR_PRICED = STANDARD | {"regional"}
 WINDOW = re.compile(r"^(\d\d):(\d\d)-(\d\d):(\d\d)$")  # a tier that holds at these hours, UTC
 MAX_VERSION = 60  # characters of the record's column
 CACHED_NAMES = 4096
@@ -152,7 +156,7 @@ class ModelPrice:
 @lru_cache(maxsize=1024)
 def _tier(service_tier: str, speed: str, geo: str, known: frozenset[str]) -> str:
     names = {name.lower() for name in (service_tier, speed, geo)}
-    return "+".join(sorted(name for name in names if name not in STANDARD or (name and name in known)))
+    return "+".join(sorted(name for name in names if name not in PLAIN_OR_PRICED or (name and name in known)))
 
 
 class PriceBook:
@@ -303,19 +307,21 @@ def cost(usage: Usage, *, models: Sequence[str], provider: str, book: PriceBook,
 
 
 def _counts(usage: Usage, model: str) -> list[Quantity]:
-    return [
-        Quantity("input_tokens", usage.input_tokens or 0, model),
-        Quantity("cache_read_input_tokens", usage.cache_read_input_tokens or 0, model),
-        Quantity("cache_creation_5m_input_tokens", usage.cache_creation_5m_input_tokens or 0, model),
-        Quantity("cache_creation_1h_input_tokens", usage.cache_creation_1h_input_tokens or 0, model),
-        Quantity("output_tokens", usage.output_tokens or 0, model),
-    ]
+    counts = (
+        ("input_tokens", usage.input_tokens),
+        ("cache_read_input_tokens", usage.cache_read_input_tokens),
+        ("cache_creation_5m_input_tokens", usage.cache_creation_5m_input_tokens),
+        ("cache_creation_1h_input_tokens", usage.cache_creation_1h_input_tokens),
+        ("output_tokens", usage.output_tokens),
+    )
+    return [Quantity(meter, count, model) for meter, count in counts if count]
 
 
 def _whole_input(items: Iterable[Quantity]) -> int:
     return sum(item.quantity for item in items if item.meter.endswith("input_tokens"))
 
 
+@lru_cache(maxsize=1024)
 def _special(name: str) -> str:
     return "" if name.lower() in STANDARD else name
 

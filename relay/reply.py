@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 MAX_BUFFERED_BYTES = 256 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(Struct, frozen=True):
     """Status and headers of an answer; `body` is the whole of it, None = chunks follow."""
 
     status: int
@@ -35,17 +35,15 @@ class Reply:
         self._writable: asyncio.Future[None] | None = None
         self._keep_alive: asyncio.TimerHandle | None = None
         self._last_put = 0.0
+        self.started = False
         self.client_left = False
         self.on_client_left: Callable[[], None] | None = None
 
     # -- the call's side -----------------------------------------------------------------------------
 
-    @property
-    def started(self) -> bool:
-        return self._head.done()
-
     def start(self, head: Head) -> None:
         """Give status and headers; the first one counts."""
+        self.started = True
         if not self._head.done():
             self._head.set_result(head)
         self._last_put = self._loop.time()
@@ -81,8 +79,9 @@ class Reply:
         self._wake_reader()
 
     def end(self) -> None:
-        """No more chunks; idempotent."""
+        """No more chunks, and nobody to tell that the client leaves: the call is settled. Idempotent."""
         self._ended = True
+        self.on_client_left = None
         if self._keep_alive is not None:
             self._keep_alive.cancel()
             self._keep_alive = None
@@ -97,8 +96,8 @@ class Reply:
     # -- the response's side -------------------------------------------------------------------------
 
     async def head(self) -> Head:
-        """Wait for the head; a client that leaves meanwhile cancels this."""
-        return await asyncio.shield(self._head)
+        """Wait for the head; a client that leaves meanwhile cancels this. One reader, once."""
+        return await self._head
 
     async def chunks(self) -> AsyncGenerator[bytes]:
         """Yield what was put, joined where several wait."""

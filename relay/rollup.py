@@ -9,20 +9,22 @@ record that arrives in between, cost a repetition and never a figure. Days follo
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
-from typing import Any
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from django.conf import settings
 from django.db import DataError, connection, transaction
 
-from relay.models import RollUpMark, UsageDay, UsageHour
+from relay.models import RollUpMark
 from relay.partitions import records_begin
-from relay.sums import DIMENSIONS, HOUR, MEASURES, NAMES, hour_of, sums
+from relay.sums import DIMENSIONS, HOUR, MEASURES, NAMES, Figures, Group, hour_of, sums
 
 log = logging.getLogger(__name__)
+GAP_SECONDS = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,24 +80,20 @@ def days_of(hour: datetime) -> list[date]:
 def day_bounds(day: date) -> tuple[datetime, datetime]:
     """Return the first moment of a day of REPORT_TIME_ZONE and that of the next, in UTC."""
     zone = ZoneInfo(settings.REPORT_TIME_ZONE)
-    start, end = (datetime.combine(at, time.min, tzinfo=zone) for at in (day, day + timedelta(days=1)))
+    start, end = (datetime.combine(at, datetime.min.time(), tzinfo=zone) for at in (day, day + timedelta(days=1)))
     return start.astimezone(UTC), end.astimezone(UTC)
 
 
 def _roll_up_hour(hour: datetime, marks: list[int]) -> bool:
     """Write one hour and mark its days; return whether that was still ours to do."""
-    groups = sums(hour, hour + HOUR)
-    rows = [
-        UsageHour(hour=hour, **dict(zip(DIMENSIONS, group, strict=True)), **figures)
-        for group, figures in groups.items()
-    ]
+    rows = _rows(connection.ops.adapt_datetimefield_value(hour), sums(hour, hour + HOUR))
     with transaction.atomic():
-        if not _take(marks):
-            return False
-        UsageHour.objects.filter(hour=hour).delete()
-        UsageHour.objects.bulk_create(rows, batch_size=500)
-        RollUpMark.objects.bulk_create([RollUpMark(hour=hour, day=day) for day in days_of(hour)])
-    return True
+        taken = _take(marks)
+        if taken:
+            _replace(_HOURS, connection.ops.adapt_datetimefield_value(hour), rows)
+            RollUpMark.objects.bulk_create([RollUpMark(hour=hour, day=day) for day in days_of(hour)])
+    _let_others_write()
+    return taken
 
 
 def _roll_up_days(floor: datetime | None) -> None:
@@ -104,12 +102,58 @@ def _roll_up_days(floor: datetime | None) -> None:
         marked.setdefault(day, []).append(pk)
     for day, marks in sorted(marked.items(), reverse=True):
         try:
-            with transaction.atomic():
-                # A day whose first records were dropped keeps what was rolled up of it.
-                if _take(marks) and (floor is None or day_bounds(day)[0] >= floor):
-                    _write_day(day)
+            _roll_up_day(day, marks, floor=floor)
         except DataError as error:
             log.error("roll-up: the day %s can't be written: %s", day, type(error).__name__)
+
+
+def _roll_up_day(day: date, marks: list[int], *, floor: datetime | None) -> None:
+    """Write one day, unless somebody else does; one whose first records were dropped keeps what was rolled up of it."""
+    on = connection.ops.adapt_datefield_value(day)
+    stays = floor is not None and day_bounds(day)[0] < floor
+    rows = [] if stays else _rows(on, _sums_of_day(day))
+    with transaction.atomic():
+        if _take(marks) and not stays:
+            _replace(_DAYS, on, rows)
+    _let_others_write()
+
+
+def _sums_of_day(day: date) -> dict[Group, Figures]:
+    """Add up a day from its hours, and from the records of the pieces of hours at its ends, where it has such."""
+    start, end = day_bounds(day)
+    first, last = hour_of(start + HOUR - timedelta(microseconds=1)), hour_of(end)
+    adapt = connection.ops.adapt_datetimefield_value
+    with connection.cursor() as cursor:
+        cursor.execute(_SUMS_OF_HOURS, [adapt(first), adapt(last)])
+        groups = {row[: len(DIMENSIONS)]: _figures(row[len(DIMENSIONS) :]) for row in cursor.fetchall()}
+    for piece in ((start, first), (last, end)):
+        for group, figures in sums(*piece).items() if piece[0] < piece[1] else ():
+            into = groups.setdefault(group, {**figures, **dict.fromkeys(MEASURES, 0)})
+            for measure in MEASURES:
+                into[measure] += figures[measure]
+    return groups
+
+
+def _figures(values: Sequence[Any]) -> Figures:
+    names = dict(zip(NAMES, values, strict=False))
+    return names | {name: int(value) for name, value in zip(MEASURES, values[len(NAMES) :], strict=True)}
+
+
+def _rows(at: Any, groups: Mapping[Group, Figures]) -> list[list[Any]]:
+    """The values to be written: made before anything is locked."""
+    return [[at, *group, *(figures[name] for name in (*NAMES, *MEASURES))] for group, figures in groups.items()]
+
+
+def _replace(table: _Table, at: Any, rows: Sequence[Sequence[Any]]) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(table.delete, [at])
+        cursor.executemany(table.insert, rows)
+
+
+def _let_others_write() -> None:
+    """SQLite has one writer and no queue: without a gap between two of ours, the ledger would not get in."""
+    if connection.vendor == "sqlite":
+        time.sleep(GAP_SECONDS)
 
 
 def _take(marks: list[int]) -> bool:
@@ -124,36 +168,25 @@ def _take(marks: list[int]) -> bool:
     return deleted == len(marks)
 
 
-def _write_day(day: date) -> None:
-    """Add up a day from its hours, and from the records of the pieces of hours at its ends, where it has such."""
-    start, end = day_bounds(day)
-    first, last = hour_of(start + HOUR - timedelta(microseconds=1)), hour_of(end)
-    UsageDay.objects.filter(day=day).delete()
-    with connection.cursor() as cursor:
-        adapt = connection.ops.adapt_datetimefield_value
-        on = connection.ops.adapt_datefield_value(day)
-        cursor.execute(_DAY_FROM_HOURS, [on, adapt(first), adapt(last)])
-        for piece in ((start, first), (last, end)):
-            if piece[0] < piece[1]:
-                rows = [
-                    [on, *group, *(figures[name] for name in (*NAMES, *MEASURES))]
-                    for group, figures in sums(*piece).items()
-                ]
-                cursor.executemany(_ADD_TO_DAY, rows)
-
-
 def _columns(template: str, names: Iterable[str]) -> str:
     return ", ".join(template.format(name) for name in names)
 
 
-_DAY_COLUMNS = ("day", *DIMENSIONS, *NAMES, *MEASURES)
-_DAY_FROM_HOURS = f"""
-    INSERT INTO relay_usageday ({_columns("{}", _DAY_COLUMNS)})
-    SELECT %s, {_columns("{}", DIMENSIONS)}, {_columns("MAX({})", NAMES)}, {_columns("SUM({})", MEASURES)}
+class _Table(NamedTuple):
+    delete: str
+    insert: str
+
+
+def _table(name: str, moment: str) -> _Table:
+    columns = (moment, *DIMENSIONS, *NAMES, *MEASURES)
+    return _Table(
+        f"DELETE FROM {name} WHERE {moment} = %s",  # noqa: S608 - our own names
+        f"INSERT INTO {name} ({_columns('{}', columns)}) VALUES ({_columns('%s', columns)})",  # noqa: S608
+    )
+
+
+_HOURS, _DAYS = _table("relay_usagehour", "hour"), _table("relay_usageday", "day")
+_SUMS_OF_HOURS = f"""
+    SELECT {_columns("{}", DIMENSIONS)}, {_columns("MAX({})", NAMES)}, {_columns("SUM({})", MEASURES)}
     FROM relay_usagehour WHERE hour >= %s AND hour < %s GROUP BY {_columns("{}", DIMENSIONS)}
-"""  # noqa: S608 - our own names
-_ADD_TO_DAY = f"""
-    INSERT INTO relay_usageday ({_columns("{}", _DAY_COLUMNS)}) VALUES ({_columns("%s", _DAY_COLUMNS)})
-    ON CONFLICT ({_columns("{}", ("day", *DIMENSIONS))})
-    DO UPDATE SET {_columns("{0} = relay_usageday.{0} + excluded.{0}", MEASURES)}
 """  # noqa: S608 - our own names

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sqlite3
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -15,13 +16,14 @@ import msgspec
 from django.db import DatabaseError, DataError, IntegrityError, InterfaceError, connections, models
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from relay.call import Record
+from relay.call import Record, extra_tokens
 from relay.entries import Entry, clean
 from relay.models import Quarantine, RollUpMark, UsageRecord
 
 log = logging.getLogger(__name__)
 BATCH = 500
 BUSY_MS = 2000
+POLL_SECONDS = 0.002
 LARGEST = 2**53  # sums of more than a thousand such figures would not fit; no real count or cost comes near
 _EMPTY: dict[Any, str] = {list: "[]", dict: "{}"}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -30,7 +32,7 @@ _ROW_FAULTS = frozenset({"21", "22", "23", "44", "54"})
 _encode = msgspec.json.Encoder().encode
 
 _COLUMNS = {field.attname: field for field in UsageRecord._meta.concrete_fields}
-_FIELDS = [name for name in Record.__struct_fields__ if name in _COLUMNS]
+_FIELDS = [name for name in (*Record.__struct_fields__, "extra_tokens") if name in _COLUMNS]
 _TEXTS = [
     (name, _COLUMNS[name].max_length)
     for name in _FIELDS
@@ -82,6 +84,7 @@ def row_of(record: Record) -> dict[str, Any]:
     if call_id.version != 7:
         raise ValueError("the id is no UUIDv7")
     row["created_at"] = _EPOCH + timedelta(milliseconds=call_id.int >> 80)
+    row["extra_tokens"] = extra_tokens(record.lines)
     for name, length in _TEXTS:
         if text := row[name]:
             if not text.isascii() or "\0" in text:
@@ -95,6 +98,12 @@ def row_of(record: Record) -> dict[str, Any]:
     for name in _JSON:
         row[name] = _encode(row[name]).decode() if row[name] else _EMPTY[type(row[name])]
     return row
+
+
+def is_busy(error: Exception) -> bool:
+    """Whether somebody else is writing to SQLite."""
+    cause = error.__cause__
+    return isinstance(cause, sqlite3.Error) and cause.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def is_row_fault(error: Exception) -> bool:
@@ -205,7 +214,7 @@ class Books:
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[Any]:
         connection = self._connect()
-        connection.set_autocommit(False, force_begin_transaction_with_broken_autocommit=True)
+        self._begin(connection)
         try:
             with connection.cursor() as cursor:
                 yield cursor
@@ -218,6 +227,19 @@ class Books:
             with contextlib.suppress(DatabaseError, InterfaceError):
                 connection.set_autocommit(True)
 
+    def _begin(self, connection: BaseDatabaseWrapper) -> None:
+        """Begin, on SQLite as soon as it is free: its own waiting sleeps longer and longer, past the gaps of others."""
+        deadline = time.monotonic() + BUSY_MS / 1000
+        while True:
+            try:
+                connection.set_autocommit(False, force_begin_transaction_with_broken_autocommit=True)
+            except DatabaseError as error:
+                if not is_busy(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(POLL_SECONDS)
+            else:
+                return
+
     def _connect(self) -> BaseDatabaseWrapper:
         if self._connection is None:
             connection = connections[self._alias].copy()
@@ -225,6 +247,6 @@ class Books:
             # A pool that others have emptied must not keep the ledger waiting, nor a lock on SQLite longer than this.
             options.pop("pool", None)
             if connection.vendor == "sqlite":
-                options["init_command"] = f"{options.get('init_command', '')} PRAGMA busy_timeout={BUSY_MS};"
+                options["init_command"] = f"{options.get('init_command', '')} PRAGMA busy_timeout=0;"
             self._connection = connection
         return self._connection

@@ -37,6 +37,7 @@ from relay.live import Live
 from relay.lock import RelayLock
 from relay.prices import load_prices
 from relay.pricing import PriceBook
+from relay.providers import PROVIDERS
 from relay.refusals import Refusals
 from relay.state import Hold, Store, StoreAway, make_store
 from relay.state.snapshot import Snapshot, SnapshotPoller
@@ -171,7 +172,8 @@ class Runtime:
             prices=self.prices.current,
             provider=record.provider,
             now=time.time(),
-            request_bytes=len(flight.call.body),
+            request_bytes=flight.call.body_bytes,
+            place=PROVIDERS[flight.account.kind].place(flight.call, flight.account),
         )
         self.journal.progress(record)
 

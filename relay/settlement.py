@@ -66,11 +66,14 @@ async def settle(flight: Flight, error: End) -> End:
 
 
 async def settle_limits(flight: Flight) -> None:
-    """Replace what was reserved by what was used, and count the end."""
+    """Replace what was reserved by what was used, give the slot back, and count the end."""
     run, record = flight.run, flight.record
     assert flight.reservation is not None
-    await admission.settle_record(run.store, flight.reservation, record)
-    await quota.settle(flight.call, record, store=run.store, now=admission.ended_at(record))
+    seats = (flight.seat.id,) if flight.seat is not None else ()
+    own = admission.settlement_of(flight.reservation, record, seats=seats)
+    accounts = quota.settlements(flight.call, record, now=own.now)
+    if own.holds or seats or accounts:
+        await run.store.settle(own, *accounts)
     metrics.count(record)
     run.live.note(record)
 
@@ -104,7 +107,8 @@ def fill_record(flight: Flight, error: End) -> None:
         prices=flight.run.prices.current,
         provider=account.provider,
         now=time.time(),
-        request_bytes=len(flight.call.body),
+        request_bytes=flight.call.body_bytes,
+        place=PROVIDERS[account.kind].place(flight.call, account),
     )
 
 
@@ -169,6 +173,7 @@ async def refuse(flight: Flight, error: RelayError) -> None:
     record = flight.record
     if flight.reservation is not None:
         await admission.release(flight.run.store, flight.reservation, now=time.time())
+    flight.rates = error.rates or flight.rates
     record.candidates = selection.candidates(error.candidates)
     record.status, record.error = CallStatus.REFUSED.value, clean(error.reason, 200)
     record.http_status = client_status(flight, error)

@@ -10,7 +10,7 @@ import asyncio
 import io
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 from django.conf import settings
@@ -75,13 +75,29 @@ class Body:
     def close(self) -> None:
         if self._listener is not None:
             self._listener.cancel()
+            self._listener = None  # its exception's traceback leads back here: no ring for the collector to find
 
 
 class RelayRequest(ASGIRequest):
-    """Django's request, plus the unread body and the key that stood in the query."""
+    """Django's request, plus the unread body and the key that stood in the query.
 
-    relay_body: Body
-    query_key: str
+    `META` is made when somebody asks for it: relay views read the ASGI scope, which is what came.
+    """
+
+    def __init__(self, scope: Scope, body: Body) -> None:
+        self.scope = scope
+        self.relay_body = body
+        self.query_key: str = scope.get("relay.query_key", "")
+        self.method: str = scope["method"]
+        self.path = self.path_info = scope["path"]
+        self.resolver_match = None
+        self._stream = io.BytesIO()
+
+    @cached_property
+    def META(self) -> dict[str, Any]:  # type: ignore[override]
+        full = ASGIRequest(self.scope, self._stream)
+        self.content_type, self.content_params = full.content_type, full.content_params
+        return full.META
 
 
 @lru_cache(maxsize=1024)
@@ -114,8 +130,7 @@ async def relay_entry(scope: Scope, receive: Receive, send: Send) -> None:
 
 async def answer(scope: Scope, body: Body) -> HttpResponseBase:
     """What the path's view answers; where there is none, or it fails, the error in the client's dialect."""
-    request = RelayRequest(scope, io.BytesIO())
-    request.query_key, request.relay_body = scope.get("relay.query_key", ""), body
+    request = RelayRequest(scope, body)
     try:
         match = request.resolver_match = resolve(request.path_info)
         response: HttpResponseBase = await match.func(request, *match.args, **match.kwargs)

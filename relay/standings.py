@@ -13,7 +13,7 @@ from django.utils.safestring import SafeString
 from apikeys.rules import counted_one
 from relay import internal
 from relay.call import LimitRule
-from relay_site.display import count, usd
+from relay_site.display import count, short, usd, usd_short
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,14 @@ class Standing:
     @property
     def amount(self) -> str:
         return self.said(self.rule.amount)
+
+    @property
+    def glance(self) -> str:
+        """Used and amount, rounded, for a list: money says by its sign that it is cost."""
+        if self.rule.metric == "cost":
+            name = self.name.removeprefix("cost ")
+            return f"{usd_short(self.spent)} of {usd_short(self.rule.amount).removesuffix('.00')} {name}"
+        return f"{short(self.spent)} of {short(self.rule.amount)} {self.name}"
 
     @property
     def left(self) -> str:

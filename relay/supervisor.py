@@ -23,12 +23,17 @@ LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """One program to keep running; `stop_seconds` is how long it may take to end before it is killed."""
+    """One program to keep running, or to run `once`, `after_seconds`.
+
+    `stop_seconds` is how long it may take to end before it is killed.
+    """
 
     name: str
     command: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
     stop_seconds: float = 10.0
+    once: bool = False
+    after_seconds: float = 0.0
 
 
 def die_with_parent() -> None:
@@ -80,17 +85,27 @@ class Supervisor:
         self._stopping.set()
 
     async def _keep(self, program: Program) -> None:
-        """Start the program again and again, until told to stop."""
+        """Start the program, again and again unless it is to run once, until told to stop."""
         delay = 0.0
+        await self._pause(program.after_seconds)
         while not self._stopping.is_set():
             started = time.monotonic()
             status = await self._run_once(program)
             if self._stopping.is_set():
                 return
+            if program.once:
+                if status:
+                    self._print(program, f"ended with {status}")
+                await self._stopping.wait()
+                return
             delay = next_delay(delay, ran=time.monotonic() - started)
             self._print(program, f"ended with {status}; starts again in {delay:g} s")
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), delay)
+            await self._pause(delay)
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, but no longer than until told to stop."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), seconds)
 
     async def _run_once(self, program: Program) -> int:
         # A pipe of our own: asyncio's would keep `wait` waiting for as long as a grandchild holds it open.

@@ -14,22 +14,28 @@ from relay.errors import UpstreamError, UpstreamTimeout
 from relay.providers import PROVIDERS
 
 if TYPE_CHECKING:
+    from relay.flight import Watch
     from relay.runtime import Runtime
 
 TOKEN_SECONDS = 20.0
 MAX_ANSWER_BYTES = 256 * 1024
 
 
-async def fresh(run: Runtime, account: Account) -> Account:
-    """The account with a current access token in its credential; raises `UpstreamError` where none can be got."""
+async def fresh(run: Runtime, account: Account, *, watch: Watch | None = None) -> Account:
+    """The account with a current access token in its credential; raises `UpstreamError` where none can be got.
+
+    `watch` learns that nobody waits for an answer yet: the timer of the attempt before would still run."""
+    if watch is not None and PROVIDERS[account.kind].renews(account):
+        watch.expect("token", tokens.PATIENCE + TOKEN_SECONDS)
     return await tokens.fresh(account, partial(ask, run), store=run.store, now=time.time())
 
 
-async def again(run: Runtime, account: Account, error: UpstreamError) -> Account | None:
+async def again(run: Runtime, account: Account, error: UpstreamError, *, watch: Watch) -> Account | None:
     """The account with another token, where the upstream may have revoked the one it had; None = that is not it."""
     now = time.time()
     if not tokens.may_be_revoked(account, error, now=now):
         return None
+    watch.expect("token", tokens.PATIENCE + TOKEN_SECONDS)
     return await tokens.replaced(account, partial(ask, run), store=run.store, now=now)
 
 

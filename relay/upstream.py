@@ -10,6 +10,7 @@ import asyncio
 import warnings
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import aiohttp
 import httpx
@@ -40,22 +41,35 @@ class Timers:
 class Upstream:
     """One upstream answer: status and headers, then bytes; close it in every case."""
 
-    __slots__ = ("_chunks", "_response", "headers", "status")
+    __slots__ = ("_chunks", "_reading", "_response", "headers", "status")
 
     def __init__(self, response: httpx.Response) -> None:
         self._response = response
         self._chunks: AsyncGenerator[bytes] = response.stream.__aiter__()  # type: ignore[union-attr, assignment]
+        self._reading: asyncio.Future[bytes] | None = None
         self.status = response.status_code
         self.headers: Headers = tuple((name.lower(), value) for name, value in response.headers.raw)
 
     async def next(self) -> bytes:
         """Return the next bytes as they come, b"" at the end; raises `UpstreamError` where the connection dies."""
+        reading, self._reading = self._reading, None
         try:
-            return await anext(self._chunks)
+            return await (reading or anext(self._chunks))
         except StopAsyncIteration:
             return b""
         except (httpx.HTTPError, aiohttp.ClientError, OSError) as error:
             raise failure(error) from error
+
+    async def next_within(self, seconds: float) -> bytes | None:
+        """Like `next`, but None where nothing comes so soon; the `next` call goes on with this read."""
+        if self._reading is None:
+            self._reading = asyncio.ensure_future(self._read_on())
+        await asyncio.wait([self._reading], timeout=max(0.0, seconds))
+        return await self.next() if self._reading.done() else None
+
+    async def _read_on(self) -> bytes:
+        # A future can't carry the StopAsyncIteration of `anext`.
+        return await anext(self._chunks, b"")
 
     async def read(self, *, limit: int, touch: Callable[[], object] | None = None) -> bytes:
         """Return the whole body, calling `touch` at each read; raises `UpstreamFailed` beyond `limit` bytes."""
@@ -72,7 +86,11 @@ class Upstream:
 
     async def close(self) -> None:
         """Release the connection: back to the pool after a whole answer, else it is cut."""
+        reading, self._reading = self._reading, None
         try:
+            if reading is not None:
+                reading.cancel()
+                await asyncio.wait([reading])
             await self._chunks.aclose()
             await self._response.aclose()
         except (httpx.HTTPError, aiohttp.ClientError, OSError):
@@ -87,17 +105,31 @@ class Transport(AiohttpTransport):
         assert isinstance(session, aiohttp.ClientSession)
         response = await session.request(
             request.method,
-            URL(str(request.url), encoded=True),
+            as_it_is(str(request.url)),
             headers=[(name.decode("ascii"), as_text(value)) for name, value in request.headers.raw],
-            data=request.content or None,
+            data=b"".join(request.stream) or None,  # type: ignore[arg-type]
             allow_redirects=False,
-            timeout=aiohttp.ClientTimeout(sock_connect=request.extensions["timeout"]["connect"]),
+            timeout=patience(request.extensions["timeout"]["connect"]),
             proxy=str(self.proxy.url) if self.proxy else None,
             proxy_auth=aiohttp.BasicAuth(*self.proxy.auth) if self.proxy and self.proxy.auth else None,
         )
-        return httpx.Response(
-            response.status, headers=response.raw_headers, stream=AiohttpResponseStream(response), request=request
-        )
+        return httpx.Response(response.status, headers=response.raw_headers, stream=AiohttpResponseStream(response))
+
+
+# Addresses repeat from call to call; reading one takes longer than all else that is done here.
+@lru_cache(maxsize=1024)
+def address(url: str) -> httpx.URL:
+    return httpx.URL(url)
+
+
+@lru_cache(maxsize=1024)
+def as_it_is(url: str) -> URL:
+    return URL(url, encoded=True)
+
+
+@lru_cache(maxsize=16)
+def patience(connect: float) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(sock_connect=connect)
 
 
 def as_text(value: bytes) -> str:
@@ -122,13 +154,16 @@ class UpstreamClient:
 
     async def open(self, request: UpstreamRequest, *, proxy: str = "") -> Upstream:
         """Send the request and return when status and headers are there; raises `UpstreamError`."""
-        extensions = {"timeout": {"connect": self.timers.connect}}
-        made = httpx.Request(
-            request.method, request.url, headers=list(request.headers), content=request.content, extensions=extensions
-        )
         try:
+            made = httpx.Request(
+                request.method,
+                address(request.url),
+                headers=request.headers,
+                stream=httpx.ByteStream(request.content),
+                extensions={"timeout": {"connect": self.timers.connect}},
+            )
             return Upstream(await self.transport(proxy).handle_async_request(made))
-        except (httpx.HTTPError, aiohttp.ClientError, OSError, ValueError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, aiohttp.ClientError, OSError, ValueError) as error:
             raise failure(error) from error
 
     async def close(self) -> None:

@@ -15,6 +15,7 @@ from django.urls import reverse
 from relay.charts import LEFT_OVER, Chart, Series, bars, coloured
 from relay.reports import DIMENSIONS, TAG, TIMES, Answer, Figures, Group, Question, answer, report_zone
 from relay.spans import DAY, midnight
+from relay.sums import MEASURES
 from relay.time_choice import PRESETS, chosen
 from relay_site.display import short, usd_short
 
@@ -26,6 +27,8 @@ SHOWN = {
     "calls": ("Calls", "calls"),
     "tokens": ("Tokens", "tokens"),
 }
+TOKENS = tuple(name for name in MEASURES if name.endswith("_tokens") and name != "reasoning_tokens")
+WRITTEN = tuple(name for name in TOKENS if name.startswith("cache_creation_"))
 STACKED = 8
 ROWS = 500
 LONGEST_DAYS = 3700
@@ -54,8 +57,13 @@ class Asked:
 
     def question(self, by: Sequence[str], *, zone: ZoneInfo) -> Question:
         columns = {DIMENSIONS[name]: typed(name, value) for name, value in self.where.items()}
-        names = tuple(f"{TAG}{self.tag}" if name == "tag" else name for name in by)
-        return Question(midnight(self.first, zone), midnight(self.last + DAY, zone), by=names, where=columns)
+        return Question(
+            midnight(self.first, zone), midnight(self.last + DAY, zone), by=self.dimensions(by), where=columns
+        )
+
+    def dimensions(self, by: Sequence[str]) -> tuple[str, ...]:
+        """The names as reports know them: a tag with its name."""
+        return tuple(f"{TAG}{self.tag}" if name == "tag" else name for name in by)
 
 
 def as_list(value: Any) -> list[Any]:
@@ -133,11 +141,11 @@ def build(asked: Asked) -> Report:
     headings = tuple(asked.tag if name == "tag" else name for name in asked.by)
     rows = [
         Row(
-            tuple(cell(asked, found, index, value) for index, value in enumerate(group)),
+            tuple(cell(asked, found, index, value, linked=number < ROWS) for index, value in enumerate(group)),
             with_tokens(figures),
-            records_link(asked, group),
+            records_link(asked, group) if number < ROWS else "",
         )
-        for group, figures in sorted(table.items(), key=lambda item: order(asked, item))
+        for number, (group, figures) in enumerate(sorted(table.items(), key=lambda item: order(asked, item)))
     ]
     chart = draw(asked, found, rows=rows, step=step if timed or with_time else "")
     return Report(asked, headings, tuple(rows), with_tokens(found.total()), chart)
@@ -154,9 +162,9 @@ def merged(found: Answer, kept: int) -> dict[Group, Figures]:
 
 
 def with_tokens(figures: Figures) -> Figures:
-    """With all tokens together; reasoning is a part of the output and not added again."""
-    names = [name for name in figures if name.endswith("_tokens") and name != "reasoning_tokens"]
-    return {**figures, "tokens": sum(figures[name] for name in names)}
+    """With all tokens, and all cache writes, together; reasoning is a part of the output and not added again."""
+    written = sum(figures[name] for name in WRITTEN)
+    return {**figures, "tokens": sum(figures[name] for name in TOKENS), "cache_written_tokens": written}
 
 
 def order(asked: Asked, item: tuple[Group, Figures]) -> tuple[Any, ...]:
@@ -166,14 +174,13 @@ def order(asked: Asked, item: tuple[Group, Figures]) -> tuple[Any, ...]:
     return (*times, -figures["cost_nanos"], -figures["calls"], str(group))
 
 
-def cell(asked: Asked, found: Answer, index: int, value: Any) -> Cell:
+def cell(asked: Asked, found: Answer, index: int, value: Any, *, linked: bool) -> Cell:
     dimension = asked.by[index]
-    if dimension in TIMES:
-        return Cell(time_name(dimension, value), f"?{asked.query(**time_params(dimension, value))}")
-    if dimension == "tag":
-        return Cell(found.name(f"{TAG}{asked.tag}", value))
-    narrowed = asked.query(**{dimension: value or "none"})
-    return Cell(found.name(dimension, value), f"?{narrowed}")
+    text = time_name(dimension, value) if dimension in TIMES else found.name(asked.dimensions([dimension])[0], value)
+    if not linked or dimension == "tag":
+        return Cell(text)
+    narrowed = time_params(dimension, value) if dimension in TIMES else {dimension: value or "none"}
+    return Cell(text, f"?{asked.query(**narrowed)}")
 
 
 def time_name(dimension: str, value: date) -> str:

@@ -20,9 +20,9 @@ from django.views.decorators.http import require_POST
 
 from accounts.models import Account
 from apikeys.models import ApiKey, Team
-from relay import attention, dashboard, exports, internal, usage_report
+from relay import attention, dashboard, demo, demo_month, exports, internal, usage_report
 from relay.models import UsageRecord
-from relay_site.display import milliseconds
+from relay_site.display import count, milliseconds
 
 
 def dashboard_context(request: HttpRequest) -> dict[str, Any]:
@@ -36,6 +36,7 @@ def dashboard_context(request: HttpRequest) -> dict[str, Any]:
         "has_account": Account.objects.alive().exists(),
         "has_key": ApiKey.objects.alive().exists(),
         "has_record": UsageRecord.objects.exists(),
+        "has_demo": demo.exists(),
         "zone": settings.REPORT_TIME_ZONE,
     }
 
@@ -81,12 +82,22 @@ def end_rest(request: HttpRequest, account_id: int) -> HttpResponse:
     return redirect("admin:accounts_account_change", account.pk)
 
 
+@permission_required(("apikeys.delete_apikey", "accounts.delete_account"), raise_exception=True)
+@require_POST
+def remove_demo(request: HttpRequest) -> HttpResponse:
+    """Take the demo's data away; the roll-ups follow by themselves."""
+    removed = demo_month.take_away(roll_up=False)
+    messages.success(request, f"Removed: {count(removed)} demo records, with their keys, teams and accounts.")
+    return redirect("admin:index")
+
+
 @permission_required("relay.view_usageday", raise_exception=True)
 def usage_report_page(request: HttpRequest) -> HttpResponseBase:
     """The report for finance, as a page or, with `format`, as a file."""
     asked = usage_report.read(request.GET, now=timezone.now())
     report = usage_report.build(asked)
-    name = f"usage-{asked.first}-to-{asked.last}"
+    has_demo = demo.exists()
+    name = f"usage-{asked.first}-to-{asked.last}{'-with-demo-data' if has_demo else ''}"
     if request.GET.get("format") == "csv":
         response = StreamingHttpResponse(exports.to_csv(report), content_type="text/csv; charset=utf-8")
         return as_file(response, f"{name}.csv")
@@ -104,6 +115,7 @@ def usage_report_page(request: HttpRequest) -> HttpResponseBase:
         "tags": known_tags(),
         "zone": settings.REPORT_TIME_ZONE,
         "narrowed": narrowed(asked),
+        "has_demo": has_demo,
     }
     return TemplateResponse(request, "baton/usage_report.html", context)
 

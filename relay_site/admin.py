@@ -88,6 +88,14 @@ SIDEBAR = [
     },
 ]
 
+
+def environment(request: HttpRequest) -> list[str] | None:
+    """The label in the head of every page, while made-up figures stand among the real ones."""
+    from relay import demo
+
+    return ["Demo", "warning"] if request.user.is_authenticated and demo.exists() else None
+
+
 UNFOLD: dict[str, Any] = {
     "SITE_TITLE": "Baton",
     "SITE_HEADER": "Baton",
@@ -95,6 +103,7 @@ UNFOLD: dict[str, Any] = {
     "SITE_SYMBOL": "conversion_path",
     "SITE_URL": None,
     "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": asset("baton/favicon.svg")}],
+    "ENVIRONMENT": "relay_site.admin.environment",
     "SHOW_VIEW_ON_SITE": False,
     "SHOW_BACK_BUTTON": True,
     "STYLES": [asset("baton/baton.css")],

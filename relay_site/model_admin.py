@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 
 from django.contrib import admin, messages
 from django.db.models import Model, QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
+from django.utils.text import capfirst
 from unfold.admin import ModelAdmin
 from unfold.decorators import action
 
@@ -23,6 +24,12 @@ class BatonModelAdmin(ModelAdmin):
     warn_unsaved_form = True
     list_per_page = 50
     show_facets = admin.ShowFacets.NEVER  # a count for each choice of each filter
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """Called by its name, in the browser's tabs too."""
+        title = capfirst(self.opts.verbose_name_plural)
+        response: HttpResponse = super().changelist_view(request, {"title": title, **(extra_context or {})})
+        return response
 
 
 class ReadOnlyAdmin(BatonModelAdmin):

@@ -235,6 +235,7 @@ AUDITLOG_INCLUDE_TRACKING_MODELS: tuple[Any, ...] = (
 
 LANGUAGE_CODE = "en-us"
 USE_I18N = False
+FORMAT_MODULE_PATH = ["relay_site.formats"]
 USE_TZ = True
 TIME_ZONE = REPORT_TIME_ZONE
 STATIC_URL = "static/"

@@ -18,6 +18,7 @@ class BatonAdminSite(UnfoldAdminSite):
         from relay import explain_page, views
 
         return [
+            path("demo/remove/", self.admin_view(views.remove_demo), name="remove_demo"),
             path("explain/", self.admin_view(explain_page.explain_page), name="explain"),
             path("live/", self.admin_view(views.live_page), name="live"),
             path("reports/usage/", self.admin_view(views.usage_report_page), name="usage_report"),

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from django.conf import settings
 from django.db import connection
@@ -255,6 +255,11 @@ class Simulator(Process):
     def open(self) -> int:
         """Return how many requests it is answering now."""
         return int(self._control("GET", "open")["open"])
+
+    def service_account(self, *, script: str = "", token_script: str = "") -> str:
+        """Return the JSON of a service account that it knows; scripts as docs/simulator.md says."""
+        asked = urlencode({"script": script, "token_script": token_script})
+        return json.dumps(self._control("GET", f"service_account?{asked}"))
 
     def _control(self, method: str, path: str) -> Any:
         request = urllib.request.Request(f"{self.url}/_sim/{path}", method=method)

@@ -40,6 +40,7 @@ def fault(script: str, told: Told) -> Fault:
 BEGUN = Told(200, 200)
 CREDENTIAL = Told(502, 401, rests="credential", rests_alone="credential", fails_over=True)
 SCRIPT = "~script"  # where the fault's script stands in a credential
+SERVICE_ACCOUNT = "(service account of the simulator)"  # its JSON is another one in every process
 PIECES = "chunks=9~size=40~delay=0.01"
 FAULTS: Mapping[str, Fault] = {
     "ok": fault("", Told(200, 200)),
@@ -118,7 +119,7 @@ USUAL: Mapping[str, Row] = {
         ),
     )
 }
-OWN = (
+OWN: tuple[Row, ...] = (
     Row(
         "ccr",
         "anthropic",
@@ -144,6 +145,17 @@ OWN = (
         key_header="api-key",
         account={"settings": {"api_version": "2024-10-21", "deployment_map": {"gpt-4o": "prod"}}},
     ),
+)
+
+# A service account signs in first; what it may call is told by the dialect.
+OWN += tuple(
+    replace(
+        USUAL[dialect],
+        kind="vertex",
+        credential={"service_account": SERVICE_ACCOUNT},
+        account={"settings": {"location": "us-east5", "project": "sim-project"}},
+    )
+    for dialect in ("anthropic", "gemini")
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import cache
 
 import pytest
@@ -11,7 +11,7 @@ import redis
 from asgiref.sync import async_to_sync
 from django.conf import settings
 
-from relay.state.base import Store
+from relay.state.base import Admitted, Question, Seat, Store
 from relay.state.memory import MemoryStore
 from relay.state.redis import RedisStore
 
@@ -63,3 +63,20 @@ def play(kind: str, story: Story) -> None:
             await store.close()
 
     async_to_sync(run)()
+
+
+async def answer(store: Store, question: Question, *, now: float) -> Admitted:
+    """What the store answers where nothing is reserved and nothing is taken."""
+    seen = await store.admit("nobody", (), question, now=now, lease=90)
+    assert isinstance(seen, Admitted)
+    return seen
+
+
+async def in_flight(store: Store, account_ids: Sequence[int], *, now: float) -> Mapping[int, int]:
+    return (await answer(store, Question(tuple(Seat(number, "m") for number in account_ids)), now=now)).in_flight
+
+
+async def pinned(store: Store, key_id: int, conversation: str, *, now: float, ttl: float) -> int | None:
+    """The account of a conversation; asking for it keeps it."""
+    asked = Question(key_id=key_id, conversation=conversation, kept=ttl)
+    return (await answer(store, asked, now=now)).pinned

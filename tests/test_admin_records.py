@@ -116,7 +116,9 @@ def test_totals_are_exact_and_follow_the_filter(staff: Client) -> None:
     make_record(now, team_id=1, cost_nanos=10**15, input_tokens=5, status="upstream_error")
     make_record(now, team_id=2, cost_nanos=7, input_tokens=1000)
     text = " ".join(re.sub(r"<[^>]*>", " ", staff.get(reverse(TOTALS), {"team": "1"}).text).split())
-    assert text.startswith("Calls 2 Not ok 1 Cost, USD $1,000,000.000000001 Input 15 Output 400")
+    time, _, sums = text.partition(" Calls ")
+    assert re.fullmatch(r"Time, UTC \d{4}-\d\d-\d\d 00:00 to \d{4}-\d\d-\d\d 00:00", time)
+    assert sums.startswith("2 Not ok 1 Cost, USD $1,000,000.000000001 Input 15 Output 400")
     assert "at most 93 days" in staff.get(reverse(TOTALS), {"day": "all"}).text
 
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync
+from msgspec import structs
 
 from apikeys import admission
 from apikeys.admission import Reservation
 from apikeys.rules import counted_one
-from relay.call import Call, Demand, Endpoint, Envelope, Key, LimitRule, Record, new_call_id
+from relay.call import Call, Demand, Endpoint, Envelope, Key, LimitRule, RateLimit, Record, new_call_id
 from relay.errors import BudgetExceeded, InvalidRequest, LimitExceeded
 from relay.state import Seed
 from relay.state.base import Store
@@ -141,12 +142,12 @@ def test_a_strict_budget_sets_the_worst_case_aside() -> None:
 def test_a_strict_budget_refuses_what_has_no_bound_and_names_the_field() -> None:
     rule = limit("cost", 2 * DOLLAR, strict=True)
     with pytest.raises(InvalidRequest, match=r"^max_tokens: this API key has a strict cost limit"):
-        reserve(seeded(rule), call(rule), replace(DEMAND, unbounded="max_tokens"))
+        reserve(seeded(rule), call(rule), structs.replace(DEMAND, unbounded="max_tokens"))
 
 
 def test_a_plain_budget_admits_what_has_no_bound() -> None:
     rule = limit("cost", 2 * DOLLAR)
-    assert reserve(seeded(rule), call(rule), replace(DEMAND, unbounded="max_tokens")).holds
+    assert reserve(seeded(rule), call(rule), structs.replace(DEMAND, unbounded="max_tokens")).holds
 
 
 def test_all_limits_are_taken_or_none() -> None:
@@ -210,3 +211,49 @@ def test_what_recovery_books_replaces_what_the_dead_call_held() -> None:
     for _ in range(2):
         async_to_sync(admission.settle_recovered)(store, record, holds, now=NOON + 60)
     assert used(store, rule) == DOLLAR + 5
+
+
+def test_a_plain_budget_is_overrun_at_most_by_what_was_in_flight_when_it_was_passed() -> None:
+    rule = limit("cost", 10)
+    store, cheap = seeded(rule), Demand(tokens=0, cost=1, worst_tokens=0, worst_cost=99)
+    in_flight = [reserve(store, call(rule), cheap) for _ in range(10)]  # together they are estimated to use it up
+    for reservation in in_flight:
+        settle(store, reservation, cost=3)
+        with pytest.raises(BudgetExceeded):
+            reserve(store, call(rule), cheap)
+    assert used(store, rule) == 30
+
+
+# -- what answers tell of the limits ------------------------------------------------------------------------------
+
+MIDNIGHT = NOON + 12 * 3600
+
+
+def test_an_answer_tells_the_tightest_limit_of_each_kind_this_call_included() -> None:
+    rules = (
+        limit("requests", 100, id=1),
+        limit("requests", 3, "hour", id=2),
+        limit("tokens", 1000, id=3),
+        limit("cost", DOLLAR, id=4),
+        limit("concurrency", 9, "", id=5),
+        limit("requests", 1, "total", id=6, models="other-*"),
+    )
+    reservation = reserve(seeded(*rules), call(*rules))
+    assert admission.rates_of(reservation) == (
+        RateLimit("tokens", 1000, 900, MIDNIGHT),
+        RateLimit("requests", 3, 2, NOON + 3600),
+    )
+
+
+def test_a_total_never_resets_and_is_not_told() -> None:
+    rule = limit("requests", 5, "total")
+    assert admission.rates_of(reserve(seeded(rule), call(rule))) == ()
+
+
+def test_a_refusal_tells_the_limit_that_refused() -> None:
+    rule = limit("requests", 1)
+    store = seeded(rule)
+    reserve(store, call(rule))
+    with pytest.raises(LimitExceeded) as refused:
+        reserve(store, call(rule))
+    assert refused.value.rates == (RateLimit("requests", 1, 0, MIDNIGHT),)

@@ -13,7 +13,7 @@ from django.test import Client, override_settings
 from django.urls import reverse
 from django.utils import timezone
 
-from accounts.models import AccountEvent
+from accounts.models import Account, AccountEvent
 from apikeys.keyring import load_keys
 from apikeys.models import Limit, Team
 from apikeys.rules import counted_one
@@ -147,8 +147,31 @@ def test_a_budget_near_its_end_is_named(root: User, spent: int, tone: str | None
     with answering_relay({"counters": {"counters": {name: spent * 10**9}}}):
         found = findings(root, now=now)
     assert [(finding.tone, finding.text) for finding in found] == (
-        [(tone, f"The team Search: ${spent}.00 of $100.00 cost per month is used.")] if tone else []
+        [(tone, f"The team Search has used ${spent}.00 of $100 per month.")] if tone else []
     )
+
+
+def test_accounts_that_rest_or_fail_are_named_and_those_that_a_person_switched_off_are_not(root: User) -> None:
+    now = timezone.now()
+    make_account("off", active=False)
+    for name, kind, model, cause in (
+        ("tired", "rest", "claude-opus-5-5", "429"),
+        ("locked out", "credential", "", "credential"),
+    ):
+        account: Any = make_account(name)
+        until = now + timedelta(minutes=10)
+        AccountEvent.objects.create(
+            account_id=account.pk, account_name=name, at=now, kind=kind, model=model, cause=cause, until=until
+        )
+    with answering_relay({"counters": {"counters": {}}}):
+        found = findings(root, now=now)
+    assert [(finding.tone, finding.text) for finding in found] == [
+        ("danger", "The account locked out: credential fault."),
+        ("warning", "The account tired: 1 model resting 10 min: 429."),
+    ]
+    assert [finding.link.split("/")[-3] for finding in found] == [
+        str(Account.objects.get(name=name).pk) for name in ("locked out", "tired")
+    ]
 
 
 def test_each_role_is_told_what_concerns_it() -> None:

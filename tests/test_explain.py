@@ -25,6 +25,7 @@ from relay.state.memory import MemoryStore
 from tests import account_cases
 from tests.account_cases import MODEL, NOW, forget
 from tests.harness import Installation, Server
+from tests.stores import in_flight
 from tests.test_api_messages import create as call_messages
 
 NOBODY = "http://127.0.0.1:9"
@@ -211,7 +212,7 @@ def test_named_resets_everywhere_are_told_as_429() -> None:
 def test_explaining_takes_nothing() -> None:
     store, one = MemoryStore(), account_cases.account("one")
     foretold(key_of(), store=store)
-    assert async_to_sync(store.in_flight)([one.id], now=NOW) == {one.id: 0}
+    assert async_to_sync(in_flight)(store, [one.id], now=NOW) == {one.id: 0}
 
 
 # -- a recorded call --------------------------------------------------------------------------------------------

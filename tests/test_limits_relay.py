@@ -83,6 +83,45 @@ def test_a_rate_and_a_place_are_refused_with_a_wait_that_clients_sit_out(
     checked(server)
 
 
+def told(answer: httpx.Response, prefix: str) -> dict[str, str]:
+    return {name.removeprefix(prefix): value for name, value in answer.headers.items() if name.startswith(prefix)}
+
+
+@uvicorn
+def test_answers_tell_batons_own_limits_in_the_dialects_headers(server: Server, installation: Installation) -> None:
+    """The simulator sends rate-limit headers of its own: those are the account's, and stay inside."""
+    installation.account()
+    installation.account(kind="openai", provider="openai")
+    installation.account(kind="gemini", provider="google")
+    key = installation.key(limits=["requests 5 per day", "tokens 1000000 per day", "cost 5 per day"])
+    anthropic = "anthropic-ratelimit-"
+    plain, streamed = call(server, key), call(server, key, stream=True)
+    for number, answer in enumerate((plain, streamed), start=1):
+        assert answer.status_code == 200
+        figures = told(answer, anthropic)
+        assert (figures["requests-limit"], figures["requests-remaining"]) == ("5", str(5 - number))
+        assert figures["tokens-limit"] == "1000000" and 0 < int(figures["tokens-remaining"]) < 1_000_000
+        assert figures["requests-reset"].endswith("T00:00:00Z") and len(figures) == 6
+    chat = {"model": "gpt-5.4", "messages": [{"role": "user", "content": "Hello"}]}
+    openai = httpx.post(f"{server.url}/v1/chat/completions", json=chat, headers={"x-api-key": key}, timeout=30)
+    figures = told(openai, "x-ratelimit-")
+    assert (openai.status_code, figures["limit-requests"], figures["remaining-requests"]) == (200, "5", "2")
+    assert figures["reset-requests"].endswith("s")
+    gemini = httpx.post(
+        f"{server.url}/v1beta/models/gemini-2.5-flash:generateContent",
+        json={"contents": [{"role": "user", "parts": [{"text": "Hello"}]}]},
+        headers={"x-goog-api-key": key},
+        timeout=30,
+    )
+    assert gemini.status_code == 200 and not [name for name in gemini.headers if "ratelimit" in name]
+    call(server, key)
+    refused = call(server, key)
+    assert refused.status_code == 429
+    assert told(refused, anthropic)["requests-remaining"] == "0" and len(told(refused, anthropic)) == 3
+    free = call(server, installation.key())
+    assert free.status_code == 200 and not told(free, anthropic)
+
+
 @uvicorn
 def test_a_new_limit_counts_what_the_ledger_has_already(server: Server, installation: Installation) -> None:
     installation.account()
@@ -125,3 +164,37 @@ def test_a_killed_call_keeps_its_share_of_a_strict_budget(
     installation.published()
     assert call(again, key, max_tokens=30).status_code == 402
     assert checked(again)["held"] == {"records": 1, "nanos": dead.held_nanos}
+
+
+@uvicorn
+def test_a_key_learns_what_it_may_and_where_it_stands(server: Server, installation: Installation) -> None:
+    installation.account()
+    key = installation.key(name="ada", families=["claude"], limits=["cost 5 per month", "requests 10 per day"])
+    assert call(server, key).status_code == 200
+    (record,) = installation.records(key=key)
+    told = httpx.get(f"{server.url}/api/v1/key-info", headers={"authorization": f"Bearer {key}"}, timeout=20).json()
+    assert (told["name"], told["families"]) == ("ada", ["claude"])
+    usage = httpx.get(f"{server.url}/api/v1/usage", headers={"authorization": f"Bearer {key}"}, timeout=20).json()
+    cost, requests = usage["limits"]
+    assert (cost["used"], cost["remaining"]) == (record.cost_nanos, 5 * 10**9 - record.cost_nanos)
+    assert (requests["used"], requests["remaining"], requests["per"]) == (1, 9, "day")
+    assert requests["resets_at"].endswith("T00:00:00Z")
+    assert "Bearer" not in str(told) and key not in str(told) + str(usage)
+
+
+NO_REDIS = "redis://127.0.0.1:9/0"  # nothing listens on the discard port
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("word", "status"), [("closed", 503), ("open", 200)])
+def test_a_limit_that_cannot_be_checked_refuses_or_admits_as_the_setting_says(
+    start_server: Callable[..., Server], installation: Installation, word: str, status: int
+) -> None:
+    installation.account()
+    relay = start_server(REDIS_URL=NO_REDIS, RELAY_LIMITS_FAIL=word)
+    limited, free = installation.key(limits=["cost 5 per day strict"]), installation.key()
+    answer = call(relay, limited)
+    assert answer.status_code == status
+    if status == 503:
+        assert answer.headers["retry-after"] == "5"
+    assert call(relay, free).status_code == 200

@@ -20,7 +20,7 @@ from apikeys.models import ApiKey, Binding
 from relay.internal import ask
 from relay.providers import PROVIDERS
 from tests.harness import Installation, Process, Server
-from tests.matrix_cases import FAULTS, OWN, SCRIPT, Row, rows
+from tests.matrix_cases import FAULTS, OWN, SCRIPT, SERVICE_ACCOUNT, Row, rows
 
 SHORT = {"RELAY_FIRST_BYTE_TIMEOUT": "0.8", "RELAY_IDLE_TIMEOUT": "0.8"}
 # Of each dialect: a field of every whole answer, what only a stream's good end has, and where the counts of a stream
@@ -80,7 +80,7 @@ class Scene:
     def __init__(self, installation: Installation, row: Row, *, fault: str, stream: bool) -> None:
         self.row, self.stream, self.well = row, stream, not FAULTS[fault].script
         self.told = row.told(fault, stream=stream)
-        self._url = installation.simulator.url
+        self._simulator, self._url = installation.simulator, installation.simulator.url
         self.alone = self._account("alone", script=FAULTS[fault].script)
         self.first = self._account("first", script=FAULTS[fault].script, priority=1)
         self.second = self._account("second", script="", priority=2)
@@ -90,6 +90,8 @@ class Scene:
         row = self.row
         instead = f"~{script}" if script else ""
         credential = {field: value.replace(SCRIPT, instead) for field, value in row.credential.items()}
+        if SERVICE_ACCOUNT in credential.values():
+            credential = dict.fromkeys(credential, self._simulator.service_account(script=script))
         columns = {"base_url": self._url, "name": f"{name} {self.stream}", "priority": priority, **row.account}
         return Account.objects.create(kind=row.kind, **columns, credential=encrypt(credential))
 

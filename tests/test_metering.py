@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from relay import price_catalogue
 from relay.call import Call, Demand, Endpoint, Key, Outcome, Record, Usage, UsageSource, new_call_id

@@ -13,6 +13,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from genai_prices import Usage as CatalogueUsage
 from genai_prices import calc_price
+from msgspec import structs
 
 from relay import price_catalogue
 from relay.call import Usage
@@ -105,7 +106,7 @@ def test_fast_mode_in_the_us_costs_both() -> None:
     book, used = load_prices(), Usage(input_tokens=1000, output_tokens=1000, speed="fast")
     plain = nanos("anthropic", "claude-opus-5-5", Usage(input_tokens=1000, output_tokens=1000), book=book)
     assert nanos("anthropic", "claude-opus-5-5", used, book=book) == plain * 2
-    assert nanos("anthropic", "claude-opus-5-5", replace(used, geo="us"), book=book) * 10 == plain * 22
+    assert nanos("anthropic", "claude-opus-5-5", structs.replace(used, geo="us"), book=book) * 10 == plain * 22
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from relay.models import UsageRecord
 from relay.state.base import Seed
 from relay.state.memory import MemoryStore
 from tests.account_cases import MODEL, NOW, account, call, forget
+from tests.stores import in_flight
 
 USE = Demand(tokens=10, cost=100, worst_tokens=50, worst_cost=500)
 
@@ -48,7 +49,7 @@ def taken(asked: Call, of: Account, *, store: MemoryStore) -> bool:
 
 def settled(asked: Call, of: Account, *, store: MemoryStore, cost: int = 0, tokens: int = 0) -> None:
     record = Record(id=asked.id, created_at=NOW, account_id=of.id, cost_nanos=cost, output_tokens=tokens)
-    async_to_sync(quota.settle)(asked, record, store=store, now=NOW + 1)
+    async_to_sync(store.settle)(*quota.settlements(asked, record, now=NOW + 1))
 
 
 def used(of: Account, *, store: MemoryStore) -> int:
@@ -98,7 +99,7 @@ def test_a_strict_quota_holds_the_worst_case_and_is_never_overrun() -> None:
     daily = limited("cost", 1200, strict=True)
     store = seeded(daily)
     assert [taken(call(), daily, store=store) for _ in range(4)] == [True, True, False, False]
-    assert async_to_sync(store.in_flight)([daily.id], now=NOW) == {daily.id: 2}
+    assert async_to_sync(in_flight)(store, [daily.id], now=NOW) == {daily.id: 2}
 
 
 def test_a_call_without_an_upper_bound_goes_past_a_strict_quota() -> None:

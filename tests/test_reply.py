@@ -106,3 +106,19 @@ def test_a_reply_without_a_head_ends_the_wait_for_it() -> None:
         assert done
 
     run(story)
+
+
+def test_a_client_that_leaves_a_settled_call_is_nobodys_matter() -> None:
+    """Told late, a call on `drain` would count as draining for ever."""
+
+    async def leave_late() -> list[str]:
+        told: list[str] = []
+        reply = Reply()
+        reply.on_client_left = lambda: told.append("left")
+        reply.start(HEAD)
+        await reply.put(b"last")
+        reply.end()
+        reply.leave()
+        return told
+
+    assert async_to_sync(leave_late)() == []

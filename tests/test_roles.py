@@ -62,6 +62,7 @@ OPERATOR = FINANCE | {
     "end_rest",
     "relay_quarantine_change",
     "relay_quarantine_changelist",
+    "remove_demo",
     "test_account",
 }
 # For everyone who may sign in, and pages that only lead to others.

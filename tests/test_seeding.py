@@ -14,11 +14,27 @@ from django.test.utils import CaptureQueriesContext
 
 from apikeys import admission, seeding
 from apikeys.authentication import KEYS, KeyRing
-from apikeys.ledger_sums import ledger_sums
+from apikeys.ledger_sums import TOKEN_COLUMNS, ledger_sums
 from apikeys.rules import counted_one
-from relay.call import Call, Demand, Endpoint, Envelope, Key, LimitRule, new_call_id
+from relay import metering
+from relay.call import (
+    Call,
+    Demand,
+    Endpoint,
+    Envelope,
+    Key,
+    LimitRule,
+    Outcome,
+    Quantity,
+    Record,
+    Usage,
+    UsageSource,
+    new_call_id,
+)
 from relay.errors import BudgetExceeded
 from relay.models import UsageRecord
+from relay.pricing import PriceBook
+from relay.rows import row_of
 from relay.state import Seed, Store, StoreAway
 from relay.state.memory import MemoryStore
 from tests.stores import KINDS, empty_redis, make, play
@@ -70,6 +86,33 @@ def sums(*rules: LimitRule, at: float = NOON, cut: float = NOON) -> list[int]:
     limits = [counted_one(item) for item in rules]
     found = ledger_sums(limits, at=at, cut=cut)
     return [found[limit.limit].amount for limit in limits]
+
+
+def test_the_ledger_and_a_settlement_count_the_same_tokens_whatever_meters_them() -> None:
+    usage = Usage(
+        input_tokens=100,
+        cache_read_input_tokens=20,
+        cache_creation_5m_input_tokens=3,
+        cache_creation_1h_input_tokens=4,
+        output_tokens=50,
+        reasoning_tokens=30,
+        extra=(
+            Quantity("cache_creation_30m_input_tokens", 1000),
+            Quantity("cache_creation_12h_input_tokens", 2000),
+            Quantity("audio_input_tokens", 10_000),
+            Quantity("web_searches", 7),
+            Quantity("image_input_tokens", 5, within="input_tokens"),
+            Quantity("input_tokens", 100_000, "advisor", run=1),
+            Quantity("output_tokens", 200_000, "advisor", run=1),
+        ),
+    )
+    booked = Record(id=new_call_id(NOON - 60), created_at=NOON - 60, key_id=7, status="ok", duration_ms=1)
+    metering.book(booked, Outcome(usage, UsageSource.PROVIDER), prices=PriceBook(), provider="openai", now=NOON)
+    assert admission.tokens_of(booked) == 313_177
+    row = row_of(booked)
+    assert row["extra_tokens"] == 313_000
+    record(at=NOON - 60, **{name: row[name] for name in TOKEN_COLUMNS})
+    assert sums(rule("tokens")) == [313_177]
 
 
 async def admit(store: Store, *rules: LimitRule, at: float = NOON) -> admission.Reservation:

@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from accounts import health
 from accounts.lineup import lineup, model_not_found
-from accounts.selection import Picture, Ranking, candidates, decide, eligible
+from accounts.selection import Picture, Ranking, able, candidates, decide, eligible
 from relay.call import Account, BindingRule, Call
 from relay.errors import ModelNotFound, NoAccountAvailable, RelayError, UpstreamOverloaded
 from relay.state.base import Rest
@@ -194,7 +195,7 @@ def test_a_tied_conversation_goes_to_its_account_or_nowhere() -> None:
     tied = Picture(tied=A.id)
     assert names(ranked(call(), A, B, picture=tied)) == ["a"]
     with pytest.raises(NoAccountAvailable) as caught:
-        ranked(call(), A, B, picture=replace(tied, rests={(A.id, ""): Rest(A.id, "", NOW + 40, "credential")}))
+        ranked(call(), A, B, picture=structs.replace(tied, rests={(A.id, ""): Rest(A.id, "", NOW + 40, "credential")}))
     assert (caught.value.retry_after, dict(caught.value.candidates)["b"]) == (
         40,
         "the conversation is tied to another account",
@@ -278,16 +279,31 @@ def test_the_rest_is_of_the_model_as_the_upstream_knows_it() -> None:
 
 def test_eligible_are_those_in_service_or_else_all_that_could_be() -> None:
     off = account("off", active=False)
-    assert eligible(call(), (A, off, ROUTER)) == [A]
-    assert eligible(call(), (off, ROUTER)) == [off]
+    assert eligible(able(call(), (A, off, ROUTER))) == [A]
+    assert eligible(able(call(), (off, ROUTER))) == [off]
     with pytest.raises(ModelNotFound):
-        eligible(call(), (ROUTER,))
+        able(call(), (ROUTER,))
 
 
 def test_a_new_snapshot_is_seen_at_once() -> None:
     asked = call()
-    assert eligible(asked, (A, B)) == [A, B]
-    assert eligible(asked, (B,)) == [B]
+    assert eligible(able(asked, (A, B))) == [A, B]
+    assert eligible(able(asked, (B,))) == [B]
+
+
+@pytest.mark.parametrize(
+    ("priorities", "first"), [((5, 9), 0), ((9, 5), 1), ((5, 5), -1), ((7,), 0)], ids=["one", "other", "load", "only"]
+)
+def test_who_leads_whatever_the_load_is_known_beforehand(priorities: tuple[int, ...], first: int) -> None:
+    accounts = tuple(account(f"n{number}", priority=priority) for number, priority in enumerate(priorities))
+    assert able(call(), accounts).first == first
+
+
+def test_behind_a_binding_the_pool_gets_no_seat_at_once() -> None:
+    bound = key(BindingRule(account_id=B.id, fallback=True))
+    found = able(call(of=bound), (replace(A, priority=1), B))
+    assert [(seat.account_id, seat.front) for seat in found.seats] == [(A.id, False), (B.id, True)]
+    assert found.first == 1
 
 
 def test_the_record_names_a_hundred_accounts_and_the_one_that_answered() -> None:

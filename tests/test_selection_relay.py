@@ -67,6 +67,18 @@ def test_the_only_account_overloaded_twenty_times_answers_the_next_call_at_once(
     assert len(installation.simulator.requests()) == 21
 
 
+def test_a_call_walks_at_most_four_accounts_none_of_them_twice_and_each_try_is_on_the_record(
+    server: Server, installation: Installation
+) -> None:
+    sick = [installation.account(credential={"api_key": f"sk-ant-sim{n}~error=529"}, priority=n) for n in range(6)]
+    key = installation.key(bind=sick)
+    answer = failed(server, key)
+    assert (answer.status_code, answer.response.headers["retry-after"]) == (529, "5")
+    (record,) = installation.records(key=key)
+    tried = [(attempt["account"], attempt["status"]) for attempt in record.attempts]
+    assert tried == [(account.name, 529) for account in sick[:4]]
+
+
 def test_a_named_reset_of_the_only_account_is_answered_without_asking_again(
     server: Server, installation: Installation
 ) -> None:

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync
 
 from accounts import health, selection
-from accounts.selection import Ranking, free, rank, take
-from relay.call import Account, Call
-from relay.errors import UpstreamError, UpstreamOverloaded
-from relay.state.base import Rest, Store
+from accounts.selection import Ranking, able, free, rank, take
+from apikeys import admission, seeding
+from apikeys.ledger_sums import Used
+from relay.call import Account, Call, Demand, LimitRule, Record
+from relay.errors import NoAccountAvailable, UpstreamError, UpstreamOverloaded
+from relay.state.base import Admitted, Rest, Store
 from relay.state.memory import MemoryStore
+from relay.state.redis_link import RedisLink
 from tests import stores
 from tests.account_cases import MODEL, NOW, account, call, forget, key
 
@@ -43,8 +47,16 @@ def take_first(asked: Call, ranking: Ranking, *, store: MemoryStore, now: float)
     raise AssertionError("none could be taken")
 
 
+def admitted(asked: Call, accounts: Sequence[Account], *, store: MemoryStore, now: float) -> Ranking:
+    """The ranking of a call whose question went along with its limits, as the pipeline asks it."""
+    question = selection.question(asked, able(asked, accounts), now=now)
+    seen = async_to_sync(store.admit)(asked.id, (), question, now=now, lease=90)
+    assert isinstance(seen, Admitted)
+    return async_to_sync(rank)(asked, accounts=accounts, store=store, now=now, seen=seen)
+
+
 def carried(asked: Call, accounts: Sequence[Account], *, store: MemoryStore, now: float) -> Account:
-    taken = take_first(asked, run(asked, *accounts, store=store, now=now), store=store, now=now)
+    taken = take_first(asked, admitted(asked, accounts, store=store, now=now), store=store, now=now)
     async_to_sync(health.succeeded)(store, taken, MODEL, now=now)
     async_to_sync(free)(asked, taken, store=store)
     return taken
@@ -175,7 +187,7 @@ def test_after_a_rest_one_call_goes_first_and_its_answer_opens_the_account() -> 
     assert dict(rankings[0].reasons)["a"] == "priority 50, first call after its rest"
     assert async_to_sync(take)(probe, A, store=store, now=later, ranking=rankings[0])
     assert not async_to_sync(take)(other, A, store=store, now=later, ranking=rankings[1])
-    assert async_to_sync(store.in_flight)([A.id], now=later) == {A.id: 1}
+    assert async_to_sync(stores.in_flight)(store, [A.id], now=later) == {A.id: 1}
     async_to_sync(health.answered)(store, A, MODEL, now=later)
     assert run(after, A, B, store=store, now=later).recovering == {}
 
@@ -268,3 +280,65 @@ def test_conversations_and_rests_are_the_same_wherever_a_call_comes_in(kind: str
                 await there.close()
 
     stores.play(kind, story)
+
+
+# -- limits and the first account in one step -----------------------------------------------------------------------
+
+
+def test_an_account_taken_too_soon_is_given_back() -> None:
+    store, gone = MemoryStore(), replace(A, expires_at=NOW, priority=1)
+    asked = call(conversation="c1")
+    ranking = admitted(asked, (gone, B), store=store, now=NOW)
+    assert (names(ranking), ranking.taken) == (["b"], 0)
+    assert take_first(asked, ranking, store=store, now=NOW) is B
+    assert async_to_sync(stores.in_flight)(store, [A.id, B.id], now=NOW) == {A.id: 0, B.id: 1}
+    assert async_to_sync(stores.pinned)(store, 1, f"c1/{MODEL}", now=NOW, ttl=60) == B.id
+
+
+def test_an_account_taken_for_nothing_is_given_back() -> None:
+    store, gone = MemoryStore(), replace(A, expires_at=NOW)
+    with pytest.raises(NoAccountAvailable):
+        admitted(call(), (gone,), store=store, now=NOW)
+    assert async_to_sync(stores.in_flight)(store, [A.id], now=NOW) == {A.id: 0}
+
+
+@pytest.mark.parametrize(("accounts", "trips"), [((A,), [1, 1, 1]), (THREE, [2, 1, 1])])
+def test_a_conversation_costs_one_round_trip_before_the_upstream_and_one_after_it(
+    accounts: tuple[Account, ...], trips: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    guarded = RedisLink._guarded
+
+    async def counted(link: RedisLink, run: Any) -> Any:
+        made.append("trip")
+        return await guarded(link, run)
+
+    async def story(store: Store) -> None:
+        limits = tuple(
+            LimitRule(id=number, scope="key", owner_id=1, metric="requests", amount=9, per=per)
+            for number, per in enumerate(("minute", "hour", "day"))
+        )
+        monkeypatch.setattr(seeding, "read", lambda limits, *, at, cut: {each.limit: Used(0, 0, 0) for each in limits})
+        monkeypatch.setattr(seeding, "identity", lambda: "database")
+        await seeding.seed(store, limits, now=NOW - 60)
+        monkeypatch.setattr(RedisLink, "_guarded", counted)
+        before, after = [], []
+        for talk in ("warm up", "warm up", "talk", "talk", "talk"):  # Redis gets each script's text once
+            asked = call(of=replace(key(), limits=limits), conversation=talk)
+            made.clear()
+            held = await admission.reserve(
+                store, asked, never, now=NOW, question=selection.question(asked, able(asked, accounts), now=NOW)
+            )
+            ranking = await rank(asked, accounts=accounts, store=store, now=NOW, seen=held.seen)
+            assert await take(asked, ranking.accounts[0], store=store, now=NOW, ranking=ranking)
+            before.append(len(made))
+            made.clear()
+            record = Record(id=asked.id, created_at=NOW, status="ok", duration_ms=20)
+            await store.settle(admission.settlement_of(held, record, seats=(ranking.accounts[0].id,)))
+            after.append(len(made))
+        assert (before[2:], after[2:]) == (trips, [1, 1, 1])
+
+    def never() -> Demand:
+        raise AssertionError("no limit on tokens or cost")
+
+    stores.play("redis", story)

@@ -11,7 +11,7 @@ from django.core.management import CommandError, call_command
 
 from accounts import account_rows
 from accounts.credentials import decrypt, decrypt_text, encrypt, encrypt_text
-from accounts.models import Account, AccountEvent
+from accounts.models import Account, AccountEvent, AccountToken
 
 pytestmark = pytest.mark.django_db
 
@@ -110,6 +110,27 @@ def test_rotation_puts_everything_under_the_newest_key(settings: Any) -> None:
     row.refresh_from_db()
     assert (decrypt(row.credential), decrypt_text(row.proxy)) == ({"api_key": "k"}, "http://p.test")
     assert rotated() == {"rotated": 0, "current": 2, "unreadable": []}
+
+
+def test_rotation_takes_access_tokens_along(settings: Any) -> None:
+    settings.RELAY_SECRET_KEYS = ["old"]
+    row = Account.objects.create(name="one", kind="claude_official", credential=encrypt({"refresh_token": "r"}))
+    secret = {"access_token": "a", "refresh_token": "r2"}
+    token = AccountToken.objects.create(account=row, secret=encrypt(secret), version=1)
+    settings.RELAY_SECRET_KEYS = ["new", "old"]
+    assert rotated() == {"rotated": 2, "current": 0, "unreadable": []}
+    settings.RELAY_SECRET_KEYS = ["new"]
+    token.refresh_from_db()
+    assert decrypt(token.secret) == secret
+
+
+def test_rotation_names_the_account_of_a_token_that_no_key_decrypts(settings: Any) -> None:
+    settings.RELAY_SECRET_KEYS = ["lost"]
+    row = Account.objects.create(name="one", kind="claude_official")
+    AccountToken.objects.create(account=row, secret=encrypt({"access_token": "a"}), version=1)
+    settings.RELAY_SECRET_KEYS = ["new"]
+    with pytest.raises(CommandError, match="one: token: secret can't be decrypted"):
+        rotated()
 
 
 def test_rotation_names_what_no_key_decrypts_and_rotates_the_rest(settings: Any) -> None:

@@ -12,10 +12,10 @@ from asgiref.sync import async_to_sync
 from redis.asyncio import BlockingConnectionPool
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from relay.state import Hold, Rest, Seed, StoreAway, make_store, redis_link
+from relay.state import Hold, Rest, Seed, Settlement, StoreAway, make_store, redis_link
 from relay.state.memory import MemoryStore
 from relay.state.redis import RedisStore
-from tests.stores import empty_redis, make, redis_url
+from tests.stores import empty_redis, in_flight, make, pinned, redis_url
 
 NOW = 1_780_315_200.0
 HOLD = Hold("1.aa:0", "cost", 5, 10, NOW + 3600)
@@ -83,7 +83,7 @@ def test_open_admits_and_counts_once_redis_is_back(outage: Outage) -> None:
         async with seeded(fail_open=True) as store:
             outage.on = True
             assert await store.reserve("a", [HOLD, CALLS], now=NOW, lease=90) == ()
-            await store.settle("a", [HOLD, CALLS], {HOLD.counter: 7}, now=NOW + 1, began=NOW)
+            await store.settle(Settlement("a", (HOLD, CALLS), {HOLD.counter: 7}, NOW + 1, NOW))
             outage.on = False
             await store.renew([], now=NOW + 5, lease=90)
             await store.renew([], now=NOW + 9, lease=90)
@@ -97,7 +97,7 @@ def test_a_call_that_ends_while_redis_is_away_is_settled_later(outage: Outage) -
         async with seeded() as store:
             await store.reserve("a", [HOLD], now=NOW, lease=90)
             outage.on = True
-            await store.settle("a", [HOLD], {HOLD.counter: 2}, now=NOW + 1, began=NOW)
+            await store.settle(Settlement("a", (HOLD,), {HOLD.counter: 2}, NOW + 1, NOW))
             outage.on = False
             assert await used(store) == 5
             await store.renew([], now=NOW + 5, lease=90)
@@ -140,7 +140,7 @@ def test_a_call_cancelled_while_it_waits_for_its_limits_holds_nothing(outage: Ou
                     with pytest.raises(asyncio.CancelledError):
                         await task
                 else:
-                    await store.settle(f"call {turns}", [HOLD], {}, now=NOW)
+                    await store.settle(Settlement(f"call {turns}", (HOLD,), {}, NOW))
             await store.renew([], now=NOW + 5, lease=90)
             assert await used(store) == 0
 
@@ -156,11 +156,11 @@ def test_advice_goes_on_from_the_process_own_memory(outage: Outage) -> None:
             outage.on = True
             assert await store.rests(now=NOW) == {(5, "m"): rest}
             await store.set_affinity(1, "talk", 8, now=NOW, ttl=60)
-            assert await store.affinity(1, "talk", now=NOW, ttl=60) == 8
-            assert await store.affinity(1, "known to redis", now=NOW, ttl=60) is None
+            assert await pinned(store, 1, "talk", now=NOW, ttl=60) == 8
+            assert await pinned(store, 1, "known to redis", now=NOW, ttl=60) is None
             assert [await store.count_failure(5, "m", now=NOW) for _ in range(2)] == [1, 2]
             assert not await store.take_probe(5, "m", "a", now=NOW, lease=30)
-            assert await store.in_flight([5], now=NOW) == {5: 0}
+            assert await in_flight(store, [5], now=NOW) == {5: 0}
             await store.clear_rest(5)
             await store.clear_failures(5, "m")
             assert await store.rests(now=NOW) == {}

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from relay.state import Hold, Refused, Rest, Seed, Store, Unseeded
-from tests.stores import KINDS, Story, play
+from relay.state import Hold, Refused, Rest, Seed, Settlement, Store, Unseeded
+from tests.stores import KINDS, Story, in_flight, pinned, play
 
 NOW = 1_780_315_200.0
 LEASE = 90.0
@@ -98,7 +98,7 @@ def test_settling_replaces_the_reserved_amount_once(on: Callable[[Story], None])
         holds = (hold(6), calls(1))
         await take(store, "a", *holds)
         for _ in range(2):
-            await store.settle("a", holds, {"1.aa:0": 2}, now=NOW + 1, began=NOW)
+            await store.settle(Settlement("a", holds, {"1.aa:0": 2}, NOW + 1, NOW))
         assert await store.used(["1.aa:0", "9.ff"], now=NOW) == {"1.aa:0": 2, "9.ff": 0}
         assert await store.stand(["1.aa:0"], now=NOW) == ({"1.aa:0": 2}, {"1.aa:0": 0})
 
@@ -108,7 +108,7 @@ def test_settling_replaces_the_reserved_amount_once(on: Callable[[Story], None])
 def test_a_settlement_may_exceed_the_cap(on: Callable[[Story], None]) -> None:
     async def story(store: Store) -> None:
         await take(store, "a", hold(1))
-        await store.settle("a", (hold(1),), {"1.aa:0": 2**53 - 1}, now=NOW + 1)
+        await store.settle(Settlement("a", (hold(1),), {"1.aa:0": 2**53 - 1}, NOW + 1))
         assert await stands(store) == 2**53 - 1
 
     on(story)
@@ -118,7 +118,7 @@ def test_open_reservations_are_told_apart_from_what_was_used(on: Callable[[Story
     async def story(store: Store) -> None:
         await take(store, "a", hold(6), calls(3))
         await take(store, "b", hold(1), hold(2, limit="2.bb"))
-        await store.settle("b", (), {"1.aa:0": 3}, now=NOW)
+        await store.settle(Settlement("b", (), {"1.aa:0": 3}, NOW))
         assert await store.stand(["2.bb:0", "1.aa:0"], now=NOW) == (
             {"2.bb:0": 0, "1.aa:0": 9},
             {"2.bb:0": 0, "1.aa:0": 6},
@@ -143,7 +143,7 @@ def test_a_renewed_lease_keeps_its_place(on: Callable[[Story], None]) -> None:
         await store.take_slot(5, "a", slots=1, now=NOW, lease=LEASE)
         await store.renew(["a", "unknown"], now=NOW + 60, lease=LEASE)
         assert isinstance(await take(store, "b", calls(1), now=NOW + 120), Refused)
-        assert await store.in_flight([5], now=NOW + 120) == {5: 1}
+        assert await in_flight(store, [5], now=NOW + 120) == {5: 1}
 
     on(story)
 
@@ -151,7 +151,7 @@ def test_a_renewed_lease_keeps_its_place(on: Callable[[Story], None]) -> None:
 def test_a_counter_that_ended_takes_no_settlement(on: Callable[[Story], None]) -> None:
     async def story(store: Store) -> None:
         await take(store, "a", hold(6))
-        await store.settle("a", (hold(6),), {"1.aa:0": 6}, now=NOW + 3600)
+        await store.settle(Settlement("a", (hold(6),), {"1.aa:0": 6}, NOW + 3600))
         assert await stands(store, now=NOW + 3600) in {0, 6}  # forgotten, or as it was; never half of it
 
     on(story)
@@ -189,9 +189,9 @@ def test_a_call_in_flight_when_its_limit_was_made_counts_when_it_settles(on: Cal
         await take(store, "a", hold(2))
         await store.seed([Seed("7.ee", NOW + 5, {"7.ee:0": (30, NOW + 3600)})], generation="first")
         for _ in range(2):
-            await store.settle("a", (hold(2), new), {"1.aa:0": 3, "7.ee:0": 3}, now=NOW + 9, began=NOW)
-        await store.settle("ended before", (new,), {"7.ee:0": 100}, now=NOW + 4, began=NOW)
-        await store.settle("began after", (new,), {"7.ee:0": 100}, now=NOW + 9, began=NOW + 6)
+            await store.settle(Settlement("a", (hold(2), new), {"1.aa:0": 3, "7.ee:0": 3}, NOW + 9, NOW))
+        await store.settle(Settlement("ended before", (new,), {"7.ee:0": 100}, NOW + 4, NOW))
+        await store.settle(Settlement("began after", (new,), {"7.ee:0": 100}, NOW + 9, NOW + 6))
         assert await store.used(["1.aa:0", "7.ee:0"], now=NOW) == {"1.aa:0": 3, "7.ee:0": 33}
 
     on(story)
@@ -214,7 +214,7 @@ def test_slots_are_counted_and_freed(on: Callable[[Story], None]) -> None:
         assert taken == [True, True, False, True]
         await store.free_slot(5, "a")
         await store.free_slot(5, "a")
-        assert await store.in_flight([5, 6], now=NOW) == {5: 1, 6: 0}
+        assert await in_flight(store, [5, 6], now=NOW) == {5: 1, 6: 0}
         assert await store.take_slot(5, "c", slots=2, now=NOW, lease=LEASE)
 
     on(story)
@@ -224,8 +224,8 @@ def test_unlimited_slots_are_counted_too(on: Callable[[Story], None]) -> None:
     async def story(store: Store) -> None:
         for owner in "abc":
             assert await store.take_slot(5, owner, slots=0, now=NOW, lease=LEASE)
-        assert await store.in_flight([5], now=NOW + 1) == {5: 3}
-        assert await store.in_flight([5], now=NOW + LEASE) == {5: 0}
+        assert await in_flight(store, [5], now=NOW + 1) == {5: 3}
+        assert await in_flight(store, [5], now=NOW + LEASE) == {5: 0}
 
     on(story)
 
@@ -285,7 +285,7 @@ def test_failures_are_counted_in_a_row(on: Callable[[Story], None]) -> None:
 def test_affinity_slides_and_is_the_keys_own(on: Callable[[Story], None]) -> None:
     async def story(store: Store) -> None:
         async def account(key: int, at: float) -> int | None:
-            return await store.affinity(key, "talk", now=at, ttl=100)
+            return await pinned(store, key, "talk", now=at, ttl=100)
 
         await store.set_affinity(1, "talk", 7, now=NOW, ttl=100)
         assert [await account(1, NOW + 90), await account(1, NOW + 180), await account(2, NOW)] == [7, 7, None]
@@ -301,7 +301,7 @@ def test_affinity_can_be_flushed_by_key_and_by_account(on: Callable[[Story], Non
         assert await store.flush_affinity(key_id=1) == 1
         assert await store.flush_affinity(account_id=7) == 1
         assert await store.flush_affinity() == 1
-        assert await store.affinity(3, "talk", now=NOW, ttl=100) is None
+        assert await pinned(store, 3, "talk", now=NOW, ttl=100) is None
 
     on(story)
 

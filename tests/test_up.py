@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
 import signal
 import socket
+import sqlite3
 import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +146,33 @@ def test_from_nothing_to_a_first_call_and_back_with_the_data(up: Start, tmp_path
     assert sign_in(second.url, password_of(text)).headers["location"] == "/admin/"
     assert subprocess.run(curl_of(text), capture_output=True, text=True, timeout=30).stdout.count("event:") > 3
     assert second.manage("usage").count(" demo ") >= 1
+
+
+def test_the_first_start_fills_the_pages_and_mixes_with_nothing(up: Start, tmp_path: Path) -> None:
+    """What other programs read right after the first call is that call alone, while the month is written and after."""
+
+    def booked(origin: str) -> int:
+        with closing(sqlite3.connect(tmp_path / "data/baton.sqlite3")) as database:
+            found = database.execute("SELECT count(*) FROM relay_usagerecord WHERE origin = ?", [origin]).fetchone()
+        return int(found[0])
+
+    def listed() -> list[tuple[str, str]]:
+        return [(record["key"], record["origin"]) for record in json.loads(started.manage("usage", "--json"))]
+
+    started = up(tmp_path / "data")
+    text = started.wait_until_announced()
+    assert "made-up month" in text
+    wait_for(lambda: booked("demo") > 100, seconds=90, what="a part of the month")
+    subprocess.run(curl_of(text), capture_output=True, text=True, timeout=30)
+    wait_for(lambda: booked("client") == 1, seconds=10, what="the record")
+    assert listed() == [("demo", "client")]
+    wait_for(lambda: "Wrote" in started.text(), seconds=200, what="the whole month")
+    assert (listed(), booked("demo") > 3000) == ([("demo", "client")], True)
+    assert json.loads(started.manage("reconcile", "--json"))["ok"]
+    assert json.loads(started.manage("check_counters", "--json"))["ok"]
+    assert not (tmp_path / "data/demo_month_wanted").exists()
+    started.manage("seed_demo", "--remove")
+    assert (booked("demo"), booked("client")) == (0, 1)
 
 
 def test_without_the_demo_there_is_no_account_no_key_no_simulator_and_no_orphan(up: Start, tmp_path: Path) -> None:

@@ -74,9 +74,7 @@ class RelayedApiKeyAdmin(ApiKeyAdmin):
         if not key.standings:
             return format_html('<span title="The relay does not answer">{} set</span>', key.limit_count)
         nearest: Standing = max(key.standings, key=lambda found: found.share)
-        return format_html(
-            '{}<span class="b-note">{} of {} {}</span>', nearest.bar, nearest.used, nearest.amount, nearest.name
-        )
+        return format_html('<div class="b-limit">{}<span class="b-note">{}</span></div>', nearest.bar, nearest.glance)
 
     @display(description="Last used", empty_value="never")
     def used(self, key: Any) -> str | None:

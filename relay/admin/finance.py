@@ -17,9 +17,11 @@ from django.utils.safestring import SafeString
 from unfold.decorators import action, display
 from unfold.paginator import InfinitePaginator
 
+from relay import demo
 from relay.models import BillingPeriod, Quarantine, UsageCorrection
 from relay.quarantine import retry
 from relay.reports import report_zone
+from relay.spans import midnight
 from relay_site.display import badge, usd
 from relay_site.model_admin import BatonModelAdmin, ReadOnlyAdmin
 
@@ -107,6 +109,10 @@ class BillingPeriodAdmin(BatonModelAdmin):
         for period in queryset.filter(closed_at=None):
             if period.end > today:
                 self.message_user(request, f"{period} is not over yet: it ends on {last_day(period)}.", messages.ERROR)
+                continue
+            if demo.in_period(midnight(period.start, report_zone()), midnight(period.end, report_zone())):
+                said = f"{period} holds made-up demo records. Remove them first: manage.py seed_demo --remove"
+                self.message_user(request, said, messages.ERROR)
                 continue
             period.closed_at, period.closed_by = timezone.now(), request.user.get_username()
             period.save(update_fields=["closed_at", "closed_by"])

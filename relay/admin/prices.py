@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, ClassVar
 
 from django import forms
@@ -144,12 +145,12 @@ class PriceAdmin(ImportExportMixin, BatonModelAdmin):
     resource_classes = (PriceResource,)
     import_form_class = ImportForm
     export_form_class = ExportForm
-    list_display = ("model", "provider", "meter", "tier_shown", "above", "dollars", "valid_from", "until", "source")
+    list_display = ("model", "provider", "meter", "tier_shown", "dollars", "begins", "until", "source")
     list_filter = (InForceFilter, ProviderFilter, MeterFilter)
     search_fields = ("model", "provider")
     search_help_text = "Model or provider"
     actions = None
-    sortable_by = ("dollars", "valid_from")
+    sortable_by = ("dollars", "begins")
     change_form_outer_before_template = "baton/price_versions.html"
     empty_title = "No price yet"
     empty_text = "Run manage.py sync_prices to load the catalogue, or add a price: calls without one are unpriced."
@@ -199,11 +200,12 @@ class PriceAdmin(ImportExportMixin, BatonModelAdmin):
 
     @display(description="Tier", ordering="tier")
     def tier_shown(self, price: Price) -> str:
-        return price.tier or "standard"
+        above = f", above {price.above_tokens:,}" if price.above_tokens else ""
+        return (price.tier or "standard") + above
 
-    @display(description="Above", ordering="above_tokens", empty_value="-")
-    def above(self, price: Price) -> str | None:
-        return f"{price.above_tokens:,} tokens" if price.above_tokens else None
+    @display(description="Valid from", ordering="valid_from")
+    def begins(self, price: Price) -> str:
+        return day_or_time(price.valid_from)
 
     @display(description="Valid to", ordering="valid_to")
     def until(self, price: Price) -> str | SafeString:
@@ -212,4 +214,10 @@ class PriceAdmin(ImportExportMixin, BatonModelAdmin):
             return badge("begins later", "info")
         if price.valid_to is None:
             return badge("in force", "success")
-        return f"{timezone.localtime(price.valid_to):%Y-%m-%d %H:%M}"
+        return day_or_time(price.valid_to)
+
+
+def day_or_time(moment: datetime) -> str:
+    """The day alone where it begins with it, else the time with its zone."""
+    local = timezone.localtime(moment)
+    return f"{local:%Y-%m-%d}" if (local.hour, local.minute) == (0, 0) else f"{local:%Y-%m-%d %H:%M %Z}"

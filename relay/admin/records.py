@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
+from django.conf import settings
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import Count, Q, QuerySet, Sum
@@ -22,6 +23,8 @@ from relay.admin import record_filters as filters
 from relay.admin.record_page import OWNERS, CorrectionForm, page_context
 from relay.corrections import COUNTS, correct
 from relay.models import UsageRecord
+from relay.reports import report_zone
+from relay.time_choice import Span
 from relay_site.display import badge, count, milliseconds, usd
 from relay_site.model_admin import BatonModelAdmin
 
@@ -133,7 +136,8 @@ class UsageRecordAdmin(BatonModelAdmin):
         end = span.end or timezone.now()
         bounded = changelist.query or (span.start and (end - span.start).days <= LONGEST_TOTAL_DAYS)
         sums = changelist.queryset.order_by().aggregate(**SUMS) if bounded else None
-        context = {"sums": sums, "tokens": [(TOKEN_NAMES[name], (sums or {}).get(name)) for name in TOKENS]}
+        tokens = [(TOKEN_NAMES[name], (sums or {}).get(name)) for name in TOKENS]
+        context = {"time": said(span), "zone": settings.REPORT_TIME_ZONE, "sums": sums, "tokens": tokens}
         return TemplateResponse(request, "baton/record_sums.html", context)
 
     def get_fieldsets(self, request: HttpRequest, obj: UsageRecord | None = None) -> Any:
@@ -166,7 +170,7 @@ class UsageRecordAdmin(BatonModelAdmin):
         self.message_user(request, "The correction is booked; reports follow within a minute.", messages.SUCCESS)
         return redirect("admin:relay_usagerecord_change", obj.pk)
 
-    @display(description="Time")
+    @display(description=f"Time, {settings.REPORT_TIME_ZONE}")
     def at(self, record: UsageRecord) -> SafeString:
         local = timezone.localtime(record.created_at)
         said = f"{local:%Y-%m-%d %H:%M:%S %Z}, call {record.id}"
@@ -193,11 +197,13 @@ class UsageRecordAdmin(BatonModelAdmin):
 
     @display(description="Tokens in, out")
     def tokens(self, record: UsageRecord) -> SafeString:
+        if all(getattr(record, name) is None for name in TOKENS):
+            return format_html("-")
         known = [value for name in TOKENS[:4] if (value := getattr(record, name)) is not None]
         given = count(sum(known)) if known else "-"
         return format_html("{} &middot; {}", given, count(record.output_tokens))
 
-    @display(description="Cost")
+    @display(description="Cost, USD")
     def cost(self, record: UsageRecord) -> str | SafeString:
         return badge("unpriced", "danger") if record.unpriced else usd(record.cost_nanos)
 
@@ -214,6 +220,12 @@ SUMS: dict[str, Any] = {
     "cost_nanos": Sum("cost_nanos"),
     **{name: Sum(name) for name in TOKENS},
 }
+
+
+def said(span: Span) -> str:
+    """The filter's time in words, in the report's zone."""
+    start = f"{span.start.astimezone(report_zone()):%Y-%m-%d %H:%M}" if span.start else "the beginning"
+    return f"{start} to " + (f"{span.end.astimezone(report_zone()):%Y-%m-%d %H:%M}" if span.end else "now")
 
 
 def id_bounds(term: str) -> tuple[UUID, UUID] | None:

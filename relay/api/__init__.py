@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from django.http import HttpRequest, HttpResponse
 from ninja import NinjaAPI
 
 from relay.api import anthropic, azure, baton, gemini, internal, models, openai
 
-api = NinjaAPI(
+NEVER_SENT = HttpResponse()
+
+
+class RelayAPI(NinjaAPI):
+    """Ninja makes a response for each request that a view might set headers on; no view here asks for it."""
+
+    def create_temporal_response(self, request: HttpRequest) -> HttpResponse:
+        return NEVER_SENT
+
+
+api = RelayAPI(
     title="Baton",
     description="A self-hosted relay for LLM APIs. Point an official SDK at it: same paths, same bodies, one key.",
     docs_url="/api/docs",

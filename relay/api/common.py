@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
+from urllib.parse import quote_from_bytes
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
@@ -34,6 +36,7 @@ from relay.settlement import refuse_early
 from relay.slim import Body
 
 MAX_TAGS = 20
+URL_CHARACTERS = "".join(chr(code) for code in range(0x21, 0x7F))
 
 
 async def relay(
@@ -67,9 +70,7 @@ async def relay(
 
 async def authenticated(request: HttpRequest, headers: Headers, *, now: float) -> Key:
     """The key of this request; raises `NotAuthenticated`."""
-    return await authenticate(
-        headers, getattr(request, "query_key", ""), client_ip=request.META.get("REMOTE_ADDR", ""), now=now
-    )
+    return await authenticate(headers, getattr(request, "query_key", ""), client_ip=client_ip(request), now=now)
 
 
 async def read_call(
@@ -84,12 +85,13 @@ async def read_call(
     call_id: str,
 ) -> Call:
     """The request as a `Call`; raises `InvalidRequest`, `BodyTooLarge`, `NotPermitted`."""
-    body = await read_body(request)
+    named = dict(headers)
+    body = await read_body(request, named)
     dialect = DIALECTS[endpoint.dialect]
     if answer_id:
         envelope = Envelope("", stream=request.GET.get("stream") == "true", previous_response_id=answer_id)
     else:
-        envelope = dialect.read_envelope(body, headers=dict(headers), path_model=path_model)
+        envelope = dialect.read_envelope(body, headers=named, path_model=path_model)
     try:
         permit(key, family=dialect.family, model=envelope.model)
     except NotPermitted as error:
@@ -103,11 +105,11 @@ async def read_call(
         envelope=envelope,
         method=request.method or "POST",
         path=path,
-        query=request.META.get("QUERY_STRING", ""),
+        query=query_of(request),
         headers=headers,
         body=dialect.canonical(body, envelope),
-        client_ip=request.META.get("REMOTE_ADDR", ""),
-        tags=read_tags(headers),
+        client_ip=client_ip(request),
+        tags=read_tags(named.get(b"x-relay-tags", b"")),
     )
 
 
@@ -124,39 +126,60 @@ async def tied_to_owner(run: Runtime, call: Call, *, named_by_path: bool) -> Cal
     return replace(call, account_id=account_id) if named_by_path else call
 
 
-async def read_body(request: HttpRequest) -> bytes:
+async def read_body(request: HttpRequest, named: Mapping[bytes, bytes]) -> bytes:
     """The whole body, refused as soon as it is too large."""
     limit: int = settings.RELAY_MAX_BODY_BYTES
-    if int(request.META.get("CONTENT_LENGTH") or 0) > limit:
+    announced = named.get(b"content-length", b"")
+    if int(announced or 0) > limit:
         raise BodyTooLarge(f"The request body is larger than {limit / 2**20:g} MiB, this relay's limit.")
     unread: Body | None = getattr(request, "relay_body", None)
     # Without the slim entry (Django's own handler, its test client) the body is here already.
     body = await unread.read(limit=limit) if unread is not None else request.read()
     if len(body) > limit:
         raise BodyTooLarge(f"The request body is larger than {limit / 2**20:g} MiB, this relay's limit.")
-    if not body and "HTTP_UPGRADE" in request.META and request.META.get("CONTENT_LENGTH"):
+    if not body and announced and b"upgrade" in named:
         # uvicorn's parser skips the body of such a request; Java's own client sends one unless told HTTP_1_1.
         raise InvalidRequest("upgrade: h2c is not served here and the body was lost; send HTTP/1.1 without it.")
     return body
 
 
-def read_tags(headers: Headers) -> dict[str, str]:
+def read_tags(value: bytes) -> dict[str, str]:
     """`x-relay-tags: team=a,job=b`; raises `InvalidRequest` for anything else."""
-    value = next((value for name, value in headers if name == b"x-relay-tags"), b"").decode("latin1")
     if not value:
         return {}
-    pairs = [part.partition("=") for part in value.split(",") if part.strip()]
+    pairs = [part.partition("=") for part in value.decode("latin1").split(",") if part.strip()]
     if len(pairs) > MAX_TAGS or any(not name.strip() or not sign for name, sign, _ in pairs):
         raise InvalidRequest(f"x-relay-tags: write it like team=a,job=b, at most {MAX_TAGS} tags.")
     return {name.strip()[:60]: text.strip()[:200] for name, _, text in pairs}
 
 
+def scope_of(request: HttpRequest) -> dict[str, Any]:
+    """What the server said of the request; {} where Django's own WSGI test client made it."""
+    scope: dict[str, Any] = getattr(request, "scope", {})
+    return scope
+
+
 def scope_headers(request: HttpRequest) -> Headers:
     """The request's headers as they came, names in lower case."""
-    scope: dict[str, Any] | None = getattr(request, "scope", None)
-    if scope is not None:
+    scope = scope_of(request)
+    if scope:
         return tuple(scope["headers"])
     return tuple((name.lower().encode(), value.encode("latin1")) for name, value in request.headers.items())
+
+
+def client_ip(request: HttpRequest) -> str:
+    """The client's address, "" where the server does not know it (a Unix socket)."""
+    scope = scope_of(request)
+    if scope:
+        return str((scope.get("client") or ("",))[0])
+    return str(request.META.get("REMOTE_ADDR", ""))
+
+
+def query_of(request: HttpRequest) -> str:
+    """The query as it came, percent-encoded where a client sent bytes that no URL may hold."""
+    scope = scope_of(request)
+    query: bytes = scope.get("query_string", b"") if scope else request.META.get("QUERY_STRING", "").encode()
+    return query.decode() if query.isascii() else quote_from_bytes(query, safe=URL_CHARACTERS)
 
 
 async def respond(reply: Reply) -> HttpResponseBase:
@@ -168,7 +191,7 @@ async def respond(reply: Reply) -> HttpResponseBase:
         raise
     response: HttpResponse | StreamingHttpResponse
     if head.body is not None:
-        response = HttpResponse(head.body)
+        response = HttpResponse(head.body, content_type="")  # the upstream's, below
         response["content-length"] = str(len(head.body))
     else:
         response = StreamingHttpResponse(reply.chunks())

@@ -15,7 +15,7 @@ from accounts import health
 from accounts.snapshot import ACCOUNTS
 from apikeys.authentication import KEYS
 from apikeys.counters import repair, stand_of
-from relay.api.common import json_response, not_served, read_body
+from relay.api.common import json_response, not_served, read_body, scope_headers
 from relay.explain import foretell
 from relay.internal import HEADER, is_signed
 from relay.probe import test_connection
@@ -113,7 +113,7 @@ ANSWERS: dict[str, Callable[[Runtime, Question], Awaitable[dict[str, Any]]]] = {
 @router.post("/ask", operation_id="internal_ask", include_in_schema=False)
 async def ask(request: HttpRequest) -> HttpResponseBase:
     """Answer one signed question; anything else finds nothing here."""
-    body = await read_body(request)
+    body = await read_body(request, dict(scope_headers(request)))
     if not is_signed(body, request.headers.get(HEADER, "")):
         return await not_served(request)
     asked = msgspec.json.decode(body, type=Question)

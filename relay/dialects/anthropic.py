@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import msgspec
 
-from relay.call import Endpoint, Envelope
+from relay.call import Endpoint, Envelope, RateLimit
 from relay.dialects import anthropic_envelope
 from relay.dialects import body as json_body
 from relay.dialects.anthropic_meter import AnthropicMeter
@@ -96,6 +97,19 @@ class Anthropic(Dialect):
         head = ((b"content-type", b"application/json"), (b"request-id", request_id.encode()), *headers)
         return Answer(status, head, _body(kind, error.message, request_id))
 
+    def rate_headers(self, rates: Sequence[RateLimit], *, now: float) -> list[tuple[bytes, bytes]]:
+        """`anthropic-ratelimit-{requests,tokens}-{limit,remaining,reset}`; the reset in RFC 3339
+        (platform.claude.com/docs/en/api/rate-limits#response-headers)."""
+        headers: list[tuple[bytes, bytes]] = []
+        for rate in rates:
+            prefix = f"anthropic-ratelimit-{rate.metric}-".encode()
+            headers += (
+                (prefix + b"limit", b"%d" % rate.amount),
+                (prefix + b"remaining", b"%d" % rate.remaining),
+                (prefix + b"reset", rfc3339(rate.resets_at)),
+            )
+        return headers
+
     def error_event(self, error: RelayError, request_id: str) -> bytes:
         kind, message = _status_and_type(error)[1], error.message
         if isinstance(error, UpstreamError) and error.kind in PASSED_ON:
@@ -148,6 +162,12 @@ def _status_and_type(error: RelayError) -> tuple[int, str]:
         status = error.upstream_status
         return status, TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
     return ERRORS.get(error.kind, (error.status, "api_error"))
+
+
+@lru_cache(maxsize=64)
+def rfc3339(moment: float) -> bytes:
+    """A moment in Unix seconds, as the vendor writes it."""
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ").encode()
 
 
 def _retry_headers(error: RelayError) -> tuple[tuple[bytes, bytes], ...]:

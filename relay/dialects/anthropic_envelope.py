@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import replace
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from relay.call import Envelope
 from relay.dialects import body as json_body
@@ -51,6 +51,10 @@ class _Tool(msgspec.Struct):
     type: str | None = None
 
 
+class _Message(msgspec.Struct):
+    content: msgspec.Raw
+
+
 class _Block(msgspec.Struct):
     text: str = ""
     cache_control: Any = None
@@ -61,6 +65,8 @@ _metadata = msgspec.json.Decoder(_Metadata)
 _threads = msgspec.json.Decoder(_Thread)
 _user_id = msgspec.json.Decoder(_UserId)
 _tools = msgspec.json.Decoder(list[_Tool])
+_raws = msgspec.json.Decoder(list[msgspec.Raw])
+_message = msgspec.json.Decoder(_Message)
 _blocks = msgspec.json.Decoder(list[_Block])
 _UNREADABLE = (ValueError, RecursionError, msgspec.MsgspecError)
 
@@ -181,7 +187,7 @@ def _affinity(fields: Fields, session: str) -> str:
 
 
 def _hash(kind: bytes, text: bytes) -> str:
-    return hashlib.sha256(kind + b"\0" + text).hexdigest()[:32]
+    return hashlib.blake2b(kind + b"\0" + text, digest_size=16).hexdigest()
 
 
 def _cached_texts(content: bytes) -> bytes:
@@ -195,12 +201,15 @@ def _cached_texts(content: bytes) -> bytes:
 
 
 def _first_message(messages: bytes) -> bytes:
-    """The first message's content as JSON; of a very long one its beginning. Reads no further than that."""
-    text = messages.decode("utf-8", "replace")
+    """The first message's content as it stands there; of a very long one its beginning. Reads no further than that."""
     try:
-        message, _ = json.JSONDecoder().raw_decode(text, text.index("[") + 1)
-        return json.dumps(message["content"]).encode()
-    except (ValueError, RecursionError, TypeError, KeyError):
+        if len(messages) < FIRST_MESSAGE_BYTES:
+            return bytes(_message.decode(_raws.decode(messages)[0]).content)
+        text = messages.decode("utf-8", "replace")
+        start = len(text) - len(text[1:].lstrip())
+        _, end = json.JSONDecoder().raw_decode(text, start)
+        return bytes(_message.decode(text[start:end].encode()).content)
+    except (*_UNREADABLE, IndexError):
         return messages
 
 

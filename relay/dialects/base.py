@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from relay.call import Call, Endpoint, Envelope, Outcome
+from relay.call import Call, Endpoint, Envelope, Outcome, RateLimit
 from relay.dialects import body as json_body
 from relay.errors import NotServed, RelayError
 
@@ -38,6 +38,7 @@ class Meter(ABC):
     error_message: str = ""
     error_body: bytes = b""  # the in-band error as a whole body of the dialect, to classify it by
     content_seen: bool = False  # from here on the call can't go to another account
+    failed_answer: bool = False  # the error stands in an answer of the vendor's own, whose events a client can read
     terminal: bool = False
     # Seconds of silence after a terminal event in which more may come, another end even: what was held before that goes
     # out, and the rest is folded too. 0 = the terminal event is the end.
@@ -108,6 +109,10 @@ class Dialect(ABC):
     @abstractmethod
     def render_error(self, error: RelayError, request_id: str) -> Answer:
         """The vendor's native error body and status, so that SDKs raise their usual classes."""
+
+    def rate_headers(self, rates: Sequence[RateLimit], *, now: float) -> list[tuple[bytes, bytes]]:
+        """The key's limits in the vendor's own headers; none where the vendor has none. `now` in Unix seconds."""
+        return []
 
     @abstractmethod
     def error_event(self, error: RelayError, request_id: str) -> bytes:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from relay.call import Outcome, Quantity, Usage, UsageSource
 from relay.dialects import gemini_usage

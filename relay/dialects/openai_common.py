@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 
 import msgspec
 
-from relay.call import Quantity, Usage
+from relay.call import Quantity, RateLimit, Usage
 from relay.dialects.base import Answer, Dialect, ModelEntry
 from relay.dialects.body import with_field
 from relay.errors import InvalidRequest, RelayError, UpstreamError
@@ -89,6 +89,19 @@ class OpenAIDialect(Dialect):
         body = msgspec.json.encode({"error": native_error(error)})
         return Answer(status_of(error), tuple(headers), body)
 
+    def rate_headers(self, rates: Sequence[RateLimit], *, now: float) -> list[tuple[bytes, bytes]]:
+        """`x-ratelimit-{limit,remaining,reset}-{requests,tokens}`; the reset is a wait, such as `6m0s`
+        (platform.openai.com/docs/guides/rate-limits#rate-limits-in-headers)."""
+        headers: list[tuple[bytes, bytes]] = []
+        for rate in rates:
+            metric = rate.metric.encode()
+            headers += (
+                (b"x-ratelimit-limit-" + metric, b"%d" % rate.amount),
+                (b"x-ratelimit-remaining-" + metric, b"%d" % rate.remaining),
+                (b"x-ratelimit-reset-" + metric, duration(rate.resets_at - now)),
+            )
+        return headers
+
     def render_models(self, models: Sequence[ModelEntry], *, query: Mapping[str, str]) -> Answer:
         """The whole list: OpenAI does not page it."""
         listed = {"object": "list", "data": [model_object(model) for model in models]}
@@ -106,6 +119,14 @@ class OpenAIDialect(Dialect):
 def model_object(model: ModelEntry) -> JsonObject:
     """One model in OpenAI's shape. Who owns it upstream may be the name of an organisation, and is not told."""
     return {"id": model.id, "object": "model", "created": int(model.created_at), "owned_by": "baton"}
+
+
+def duration(seconds: float) -> bytes:
+    """A wait as the vendor writes it: `59s`, `6m0s`, `1h0m0s`."""
+    minutes, rest = divmod(max(0, math.ceil(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    text = f"{hours}h{minutes}m{rest}s" if hours else f"{minutes}m{rest}s" if minutes else f"{rest}s"
+    return text.encode()
 
 
 # -- errors ------------------------------------------------------------------------------------------

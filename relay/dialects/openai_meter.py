@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from relay.call import Outcome, Usage, UsageSource
 from relay.dialects.base import Meter
@@ -66,6 +66,15 @@ class Chunk(Loose):
     choices: list[Choice] | None = None
 
 
+class AnyChoice(msgspec.Struct):
+    delta: Any = None
+    finish_reason: Any = None
+
+
+class Choices(msgspec.Struct):
+    choices: list[AnyChoice] | None = None
+
+
 class Last(Chunk):
     """What tells the chunk of nothing but usage from others without choices."""
 
@@ -76,6 +85,8 @@ class Last(Chunk):
 CHUNK = msgspec.json.Decoder(Chunk)
 LOOSE = msgspec.json.Decoder(Loose)
 LAST = msgspec.json.Decoder(Last)
+CHOICES = msgspec.json.Decoder(Choices)
+NOTHING: tuple[object, ...] = (None, "", [], {})
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -165,6 +176,8 @@ class ChatMeter(OpenAIMeter):
         self.service_tier = text(chunk.service_tier) or self.service_tier
         for choice in chunk.choices or ():
             self.choose(choice)
+        if not self.content_seen:
+            self.content_seen = says_something(data)
         if chunk.error and is_object(chunk.error):
             self.fail(error_object(data) or {})
         if chunk.usage and is_object(chunk.usage) and (usage := read_usage(bytes(chunk.usage))) is not None:
@@ -185,6 +198,20 @@ class ChatMeter(OpenAIMeter):
     def called(self, function: Function | None) -> None:
         if function is not None:
             self.saw(function.name, function.arguments, function.input)
+
+
+def says_something(data: bytes) -> bool:
+    """Whether a chunk has more than names, counts and the role: also what only its vendor's own fields say."""
+    try:
+        choices = CHOICES.decode(data).choices or []
+    except UNREADABLE:
+        return True
+    return any(
+        choice.finish_reason is not None
+        or not isinstance(choice.delta, dict)
+        or any(value not in NOTHING for name, value in choice.delta.items() if name != "role")
+        for choice in choices
+    )
 
 
 def read_loosely(data: bytes) -> Chunk:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from relay.call import Outcome, Quantity
 from relay.dialects.openai_common import JsonObject, as_object, count, error_object, read_usage, text
@@ -15,6 +15,8 @@ from relay.sse import events
 ENDS = frozenset(
     {"response.completed", "response.incomplete", "response.failed", "response.cancelled", "response.error", "error"}
 )
+# The life of a response before it says anything: another account can still make it.
+BEFORE_CONTENT = ENDS | {"response.created", "response.queued", "response.in_progress"}
 # Deltas that carry no text of the model's: sound, and what a tool put out.
 NO_TEXT = frozenset({"response.audio.delta", "response.shell_call_output_content.delta"})
 # A failed answer that is not the caller's fault. One that is passes as it came: with HTTP 200, as the vendor does.
@@ -88,8 +90,9 @@ class ResponsesMeter(OpenAIMeter):
                 self.fail(error)  # some servers break into the stream with a plain error body
             return
         self.sequence = event.sequence_number if count(event.sequence_number) is not None else self.sequence + 1
-        if event.type.endswith(".delta"):
+        if event.type not in BEFORE_CONTENT:
             self.content_seen = True
+        if event.type.endswith(".delta"):
             if event.type not in NO_TEXT:
                 self.saw(event.delta)
         elif event.type in {"error", "response.error"}:
@@ -106,6 +109,7 @@ class ResponsesMeter(OpenAIMeter):
             return
         self.read(response, end=end)
         if is_object(response.error):
+            self.failed_answer = bool(self.answer_id)
             self.fail(error_object(b'{"error":' + bytes(response.error) + b"}") or {})
 
     def read(self, response: Response, *, end: bool) -> None:

@@ -11,6 +11,7 @@ from relay.providers.claude_official import ClaudeOfficial
 from relay.providers.gemini import Gemini
 from relay.providers.openai import OpenAI
 from relay.providers.openai_compatible import OpenAICompatible
+from relay.providers.vertex import Vertex
 
 PROVIDERS: dict[str, Provider] = {
     provider.kind: provider
@@ -23,6 +24,7 @@ PROVIDERS: dict[str, Provider] = {
         OpenAI(),
         AzureOpenAI(),
         OpenAICompatible(),
+        Vertex(),
     )
 }
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
+
+from msgspec import Struct
 
 from relay.call import Account, Call, Endpoint
 from relay.dialects.base import ModelEntry
@@ -14,14 +15,16 @@ from relay.errors import UpstreamError
 Headers = tuple[tuple[bytes, bytes], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class UpstreamRequest:
+class UpstreamRequest(Struct, frozen=True):
     method: str
     url: str
-    headers: Headers = field(repr=False)
-    content: bytes = field(repr=False)
+    headers: Headers
+    content: bytes
     # What the upstream's format made us leave out, for the record and `x-relay-dropped`.
     dropped: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<UpstreamRequest {self.method} {self.url}>"  # no credential, no prompt
 
 
 class Framer(Protocol):
@@ -71,6 +74,14 @@ class Provider(ABC):
     def whole(self, call: Call, body: bytes) -> bytes:
         """A whole answer as the client's dialect has it; the same bytes where the vendor speaks that dialect."""
         return body
+
+    def native_error(self, call: Call, error: UpstreamError) -> bytes:
+        """The body of an error answer as the client's dialect has it; the same bytes where the vendor speaks that."""
+        return error.body
+
+    def place(self, call: Call, account: Account) -> str:
+        """Where the answer is made, where that sets the price and the answer itself does not tell; "" = no matter."""
+        return ""
 
     def renews(self, account: Account) -> bool:
         """Whether its calls need an access token that runs out, and is got anew by `token_request`."""

@@ -25,6 +25,7 @@ from relay.errors import (
 from relay.eventstream import CONTENT_TYPE, EventStream, Message
 from relay.providers import bedrock_claude
 from relay.providers.base import Framer, Headers, Provider, UpstreamRequest
+from relay.providers.claude_table import asked_betas
 from relay.providers.headers import first, forwarded, retry_after_seconds
 
 REGION = re.compile(r"^[a-z]{2}(?:-[a-z]+)+-\d$")
@@ -99,13 +100,7 @@ class Bedrock(Provider):
         return f"{profile_of(account)}.anthropic.{mapped}"
 
     def request(self, call: Call, account: Account, model: str) -> UpstreamRequest:
-        betas = [
-            beta.strip().decode("latin1")
-            for name, value in call.headers
-            if name == b"anthropic-beta"
-            for beta in value.split(b",")
-            if beta.strip()
-        ]
+        betas = asked_betas(call.headers)
         version = first(call.headers, b"anthropic-version").decode("latin1")
         body, dropped = bedrock_claude.invoke_body(call.body, model=model, version=version, betas=betas)
         operation = "invoke-with-response-stream" if call.envelope.stream else "invoke"

@@ -36,6 +36,8 @@ WRONG_PLACE = re.compile(r"location is not supported for the API use", re.IGNORE
 ABOUT_MODEL = re.compile(r"\bmodels?/|\bpublisher model\b|\bmodel\b", re.IGNORECASE)
 # Things of the caller's own that a 403 may be about.
 ABOUT_CONTENT = re.compile(r"\bcached ?content|\bfiles?\b|\bcorpus\b|\bgs://", re.IGNORECASE)
+# Our own project at Google is not the client's business.
+PROJECT = re.compile(r"\bprojects/[a-z0-9][a-z0-9:.-]*|\bproject_number:\d+")
 DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)s")
 # A quota by the day comes back at midnight, Pacific time; the delay beside it means nothing.
 BY_DAY = re.compile(r"PerDay|Daily|per_day", re.IGNORECASE)
@@ -126,6 +128,11 @@ def lacks_model(status: int, said: Said) -> bool:
         return said.status == "FAILED_PRECONDITION" and bool(re.search(r"publisher model", said.message, re.IGNORECASE))
     content = ABOUT_CONTENT.search(said.message)
     return status in {403, 404} and not content and bool(ABOUT_MODEL.search(said.message))
+
+
+def hidden(message: str) -> str:
+    """The message without the name of our project."""
+    return PROJECT.sub("projects/(hidden)", message)
 
 
 def error_of(body: bytes) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 
 from relay.providers.base import Headers
 
@@ -22,6 +23,7 @@ NEVER_DOWN = HOP_BY_HOP | frozenset(
     b"openai-project x-request-id server date nel report-to".split()
 )
 RATE_LIMIT = re.compile(rb"^(?:x-|anthropic-)?(?:ratelimit|priority|fast)-|^ratelimit$|^retry-after-ms$")
+NONE: frozenset[bytes] = frozenset()
 NUMBER = re.compile(r"\s*\d{1,9}(?:\.\d{1,9})?\s*")
 BATON_USER_AGENT = (b"user-agent", b"baton")
 
@@ -29,11 +31,7 @@ BATON_USER_AGENT = (b"user-agent", b"baton")
 def forwarded(headers: Headers) -> list[tuple[bytes, bytes]]:
     """The client's headers as they go upstream, in order; `accept-encoding: identity` so that bytes stay readable."""
     named = connection_named(headers)
-    kept = [
-        (name, value)
-        for name, value in headers
-        if name not in NEVER_UP and name not in named and not name.startswith((b"x-relay-", b"x-forwarded-"))
-    ]
+    kept = [(name, value) for name, value in headers if goes_up(name) and name not in named]
     if not any(name == b"user-agent" for name, _ in kept):
         kept.append(BATON_USER_AGENT)
     kept.append((b"accept-encoding", b"identity"))
@@ -42,17 +40,27 @@ def forwarded(headers: Headers) -> list[tuple[bytes, bytes]]:
 
 def returned(headers: Headers) -> list[tuple[bytes, bytes]]:
     """The upstream's headers as they go to the client."""
-    named = connection_named(headers)
-    return [
-        (name, value)
-        for name, value in ((name.lower(), value) for name, value in headers)
-        if name not in NEVER_DOWN and name not in named and b"organization" not in name and not RATE_LIMIT.search(name)
-    ]
+    lowered = tuple([(name.lower(), value) for name, value in headers])
+    named = connection_named(lowered)
+    return [(name, value) for name, value in lowered if comes_down(name) and name not in named]
+
+
+# Names repeat from call to call, so each is judged once; they come from outside, so not all are kept.
+@lru_cache(maxsize=1024)
+def goes_up(name: bytes) -> bool:
+    return name not in NEVER_UP and not name.startswith((b"x-relay-", b"x-forwarded-"))
+
+
+@lru_cache(maxsize=1024)
+def comes_down(name: bytes) -> bool:
+    return name not in NEVER_DOWN and b"organization" not in name and not RATE_LIMIT.search(name)
 
 
 def connection_named(headers: Headers) -> frozenset[bytes]:
     """Header names that a Connection header makes hop-by-hop (RFC 9110, section 7.6.1)."""
-    values = [value for name, value in headers if name.lower() == b"connection"]
+    values = [value for name, value in headers if name == b"connection"]
+    if not values or values == [b"keep-alive"]:
+        return NONE
     return frozenset(token.strip().lower() for value in values for token in value.split(b","))
 
 

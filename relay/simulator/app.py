@@ -8,11 +8,13 @@ import time
 from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import parse_qs
 
 from relay.simulator.base import Dialect, Memory, Reply, credential_of, encode
 from relay.simulator.http import Exchange, Request
 from relay.simulator.play import Player
 from relay.simulator.script import Script, parse, split_name
+from relay.simulator.vertex import service_account
 
 KEPT_REQUESTS = 1000
 UNREADABLE = {
@@ -60,6 +62,10 @@ class Simulator:
                 return Reply(body=b"[]")
             case "GET", "/_sim/open":
                 return Reply(body=encode({"open": self._open}))
+            case "GET", "/_sim/service_account":
+                asked = {name: values[0] for name, values in parse_qs(request.query).items()}
+                scripts = {name: asked.get(name, "") for name in ("script", "token_script")}
+                return Reply(body=encode(service_account(f"http://{request.header('host')}", **scripts)))
         return Reply(status=404, body=b'{"error":"no such control path"}')
 
     async def _answer(self, exchange: Exchange) -> None:

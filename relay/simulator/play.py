@@ -42,7 +42,7 @@ class Player:
         # Without a length even half a body can end as HTTP wants it.
         length = None if self._script.has("eof") else len(body)
         await self._exchange.start(reply.status, self._headers(reply), length=length)
-        for point in ("first", "0"):
+        for point in ("first", "opened", "0"):
             if await self._strikes(point):
                 return
         await self._exchange.send(body[:half])
@@ -68,6 +68,8 @@ class Player:
             if event.kind == CONTENT:
                 await self._before_delta(sent)
             await self._send(event.data)
+            if event is events[0] and await self._strikes("opened"):
+                return
             sent += event.kind == CONTENT
             if event.kind == CONTENT and await self._strikes(str(sent)):
                 return
@@ -125,7 +127,7 @@ class Player:
     async def _strikes_in_body(self) -> bool:
         """A whole body has no deltas: every later point lies in its middle."""
         script = self._script
-        points = {script.point(name) for name in STREAM_FAULTS} - {"", "before", "first", "0"}
+        points = {script.point(name) for name in STREAM_FAULTS} - {"", "before", "first", "opened", "0"}
         for point in sorted(points):
             if await self._strikes(point):
                 return True

@@ -20,10 +20,15 @@ from relay.simulator.gemini import Gemini, GeminiArray
 from relay.simulator.http import Listener, listen
 from relay.simulator.openai_chat import OpenAIChat
 from relay.simulator.openai_responses import OpenAIResponses
+from relay.simulator.vertex import GoogleTokens, VertexClaude, VertexGemini, VertexGeminiArray
 
 # Order matters where two vendors serve one path: the first that says it serves a request answers it.
 DIALECTS: tuple[Dialect, ...] = (
     Bedrock(),
+    GoogleTokens(),
+    VertexClaude(),
+    VertexGeminiArray(),
+    VertexGemini(),
     GeminiArray(),
     Gemini(),
     Anthropic(),

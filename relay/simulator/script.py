@@ -42,7 +42,7 @@ KEYS: dict[str, tuple[str, str]] = {
     "wait": ("seconds", "seconds between headers and first event"),
     "delay": ("seconds", "seconds before each delta"),
     "pings": ("count", "a ping before each n-th delta"),
-    # Faults; POS = before, first, 0, 1, 2 ... or end
+    # Faults; POS = before, first, opened, 0, 1, 2 ... or end
     "error": ("text", "STATUS or NAME, optionally xN: an error answer (to the first N calls)"),
     "retry_after": ("seconds", "seconds, as header of an error answer"),
     "should_retry": ("text", "true or false, as header of an error answer"),
@@ -140,7 +140,7 @@ def parse(text: str, *, separator: str = ",") -> Script:
     return check(Script(values))
 
 
-POINTS = frozenset({"before", "first", "end"})
+POINTS = frozenset({"before", "first", "opened", "end"})
 # Keys that take one word, or several joined by +, of a closed list.
 WORDS = {
     "text": {"unicode"},
@@ -159,7 +159,9 @@ def check(script: Script) -> Script:
         except ValueError:
             raise ScriptError(f"{key} wants a number, not {value!r}") from None
         if wanted == "point" and script.point(key) not in POINTS and not script.point(key).isdigit():
-            raise ScriptError(f"{key} wants a position (before, first, a number, end), not {script.point(key)!r}")
+            raise ScriptError(
+                f"{key} wants a position (before, first, opened, a number, end), not {script.point(key)!r}"
+            )
         unknown = script.words(key) - WORDS.get(key, script.words(key))
         if unknown:
             raise ScriptError(f"{key} wants {', '.join(sorted(WORDS[key]))}, not {', '.join(sorted(unknown))}")

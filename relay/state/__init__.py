@@ -4,10 +4,25 @@ from __future__ import annotations
 
 from django.conf import settings
 
-from relay.state.base import Hold, Refused, Rest, Seed, Store, StoreAway, Unseeded
+from relay.state.base import (
+    Admitted,
+    Hold,
+    Question,
+    Refused,
+    Rest,
+    Seat,
+    Seed,
+    Settlement,
+    Store,
+    StoreAway,
+    Unseeded,
+)
 from relay.state.memory import MemoryStore
 
-__all__ = ["Hold", "Refused", "Rest", "Seed", "Store", "StoreAway", "Unseeded", "make_store"]
+__all__ = [
+    "Admitted", "Hold", "Question", "Refused", "Rest", "Seat", "Seed", "Settlement", "Store", "StoreAway", "Unseeded",
+    "make_store",
+]  # fmt: skip
 
 
 def make_store(redis_url: str) -> Store:

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
+
+from msgspec import Struct
 
 from relay.errors import RelayError
 
+# Named tuples and structs below are those that every call makes: they cost a fifth of a frozen dataclass.
+NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
-@dataclass(frozen=True, slots=True)
-class Hold:
+
+class Hold(Struct, frozen=True):
     """One limit's share of a reservation.
 
     `counter` names limit and period ("<limit id>-<owner id>.<sum of what it counts>:<period start, Unix seconds>";
@@ -46,6 +51,60 @@ class Refused:
 
     hold: Hold
     used: int
+
+
+class Seat(Struct, frozen=True):
+    """An account that could take the call, as its upstream knows the model; `slots` 0 = unlimited."""
+
+    account_id: int
+    model: str
+    slots: int = 0
+    front: bool = True  # False: another account goes before it, whoever had the conversation
+
+
+class Question(NamedTuple):
+    """What selection asks of the store for one call, all at one moment.
+
+    `first` is the seat to take where the conversation has none, -1 = that depends on the answer. A seat is taken at
+    once only where nothing has rested on it lately; without a `lease` none is.
+    """
+
+    seats: tuple[Seat, ...] = ()
+    first: int = -1
+    key_id: int = 0
+    conversation: str = ""  # "" = none
+    kept: float = 0.0  # seconds that the conversation stays where it is
+    counters: tuple[str, ...] = ()  # of the accounts' own limits
+    response_id: str = ""
+    lease: float = 0.0
+
+
+class Admitted(NamedTuple):
+    """The call's limits are taken, and this is how the accounts stand.
+
+    `taken` is the account whose slot the call holds already (and that has the conversation from now on), 0 = none;
+    `in_flight` is without it. `pinned` had the conversation before.
+    """
+
+    standing: tuple[int, ...] = ()  # of each hold's counter, this call included
+    rests: Mapping[tuple[int, str], Rest] = NOTHING
+    in_flight: Mapping[int, int] = NOTHING
+    used: Mapping[str, int] = NOTHING
+    pinned: int | None = None
+    response_owner: tuple[int, int] | None = None  # key, account
+    taken: int = 0
+
+
+class Settlement(NamedTuple):
+    """How one reservation ends: `actual` amounts by counter; `now` = when the call ended, `began` = when it was
+    admitted (Unix seconds). `seats` are accounts whose slots its owner gives back."""
+
+    owner: str
+    holds: tuple[Hold, ...]
+    actual: Mapping[str, int]
+    now: float
+    began: float | None = None
+    seats: tuple[int, ...] = ()
 
 
 class StoreAway(RelayError):
@@ -94,24 +153,27 @@ class Rest:
 class Store(Protocol):
     shared: bool  # with other processes
 
-    # -- limits: one atomic step, all or nothing; settle and release are idempotent by owner (the call id)
+    # -- limits: one atomic step, all or nothing; settle is idempotent by owner (the call id)
+    async def admit(
+        self, owner: str, holds: Sequence[Hold], question: Question, *, now: float, lease: float
+    ) -> Refused | Admitted:
+        """Take the call's limits, then answer `question`, both in one round trip; raises `Unseeded` and `StoreAway`.
+
+        A second time takes nothing more. Where a shared store is away, and that may be (no holds, or
+        RELAY_LIMITS_FAIL=open), the answer is what this process knows itself; without a standing of the holds.
+        """
+
     async def reserve(
         self, owner: str, holds: Sequence[Hold], *, now: float, lease: float
     ) -> Refused | tuple[int, ...]:
-        """Return what each counter stands at with this reservation; raises `Unseeded` and `StoreAway`.
+        """`admit` without a question: return what each counter stands at with this reservation."""
 
-        A second reserve of the same owner takes nothing more.
-        """
+    async def settle(self, *settlements: Settlement) -> None:
+        """Replace the reserved amounts by the real ones, free concurrency and slots; one round trip. Idempotent.
 
-    async def settle(
-        self, owner: str, holds: Sequence[Hold], actual: Mapping[str, int], *, now: float, began: float | None = None
-    ) -> None:
-        """Replace the reserved amounts by the real ones (by counter), free concurrency. Idempotent.
-
-        `now` = when the call ended, `began` = when it was admitted (Unix seconds). A hold that the store does not know
-        counts too where neither a seed nor an earlier settle can have this call: its limit was seeded before `now`,
-        and after `began` or while the call's other holds were open. `began` None = it never counts.
-        Never raises `StoreAway`: a store that is away settles later.
+        A hold that the store does not know counts too where neither a seed nor an earlier settle can have this call:
+        its limit was seeded before `now`, and after `began` or while the call's other holds were open. `began` None =
+        it never counts. Never raises `StoreAway`: a store that is away settles later.
         """
 
     async def renew(self, owners: Sequence[str], *, now: float, lease: float) -> None:
@@ -144,11 +206,12 @@ class Store(Protocol):
         """The store's mark, "" = unmarked: seed it before it admits."""
 
     # -- slots of accounts
-    async def take_slot(self, account_id: int, owner: str, *, slots: int, now: float, lease: float) -> bool: ...
+    async def take_slot(
+        self, account_id: int, owner: str, *, slots: int, now: float, lease: float, pin: Question | None = None
+    ) -> bool:
+        """Take one of the account's slots (0 = unlimited), and with it the conversation of `pin`."""
 
     async def free_slot(self, account_id: int, owner: str) -> None: ...
-
-    async def in_flight(self, account_ids: Sequence[int], *, now: float) -> Mapping[int, int]: ...
 
     # -- rests, failures in a row, half-open probes
     async def rest(self, rest: Rest, *, now: float) -> None: ...
@@ -167,9 +230,7 @@ class Store(Protocol):
 
     async def clear_failures(self, account_id: int, model: str) -> None: ...
 
-    # -- affinity: scoped per API key, sliding TTL
-    async def affinity(self, key_id: int, conversation: str, *, now: float, ttl: float) -> int | None: ...
-
+    # -- affinity: scoped per API key; each `admit` that asks for it begins its time anew
     async def set_affinity(
         self, key_id: int, conversation: str, account_id: int, *, now: float, ttl: float
     ) -> None: ...

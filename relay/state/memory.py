@@ -9,7 +9,7 @@ import heapq
 import threading
 from collections.abc import Mapping, Sequence
 
-from relay.state.base import Hold, Refused, Seed, Unseeded
+from relay.state.base import NOTHING, Admitted, Hold, Question, Refused, Seat, Seed, Settlement, Unseeded
 from relay.state.memory_rests import MemoryRests
 
 CONCURRENCY = "concurrency"
@@ -35,61 +35,93 @@ class MemoryStore(MemoryRests):
 
     # -- limits --------------------------------------------------------------------------------------
 
+    async def admit(
+        self, owner: str, holds: Sequence[Hold], question: Question, *, now: float, lease: float
+    ) -> Refused | Admitted:
+        with self._lock:
+            standing = self._reserve(owner, holds, now=now, lease=lease) if holds else ()
+            if isinstance(standing, Refused):
+                return standing
+            return self._answer(owner, question, standing, now=now)
+
     async def reserve(
         self, owner: str, holds: Sequence[Hold], *, now: float, lease: float
     ) -> Refused | tuple[int, ...]:
         with self._lock:
-            self._forget(now)
-            unseeded = [hold.limit for hold in holds if hold.metric != CONCURRENCY and hold.limit not in self._seeded]
-            if unseeded:
-                raise Unseeded(unseeded)
-            standing = [self._standing(hold, now) for hold in holds]
-            if owner in self._open:
-                return tuple(standing)
-            for hold, used in zip(holds, standing, strict=True):
-                if used + hold.need > hold.cap:
-                    return Refused(hold, used)
-            for hold, used in zip(holds, standing, strict=True):
-                if hold.metric == CONCURRENCY:
-                    self._leases.setdefault(hold.counter, {})[owner] = now + lease
-                else:
-                    self._set(hold.counter, used + hold.amount, hold.expires)
-            self._open[owner] = tuple(holds)
-            return tuple([used + hold.amount for used, hold in zip(standing, holds, strict=True)])
+            return self._reserve(owner, holds, now=now, lease=lease)
 
-    async def settle(
-        self, owner: str, holds: Sequence[Hold], actual: Mapping[str, int], *, now: float, began: float | None = None
-    ) -> None:
+    def _reserve(self, owner: str, holds: Sequence[Hold], *, now: float, lease: float) -> Refused | tuple[int, ...]:
+        self._forget(now)
+        unseeded = [hold.limit for hold in holds if hold.metric != CONCURRENCY and hold.limit not in self._seeded]
+        if unseeded:
+            raise Unseeded(unseeded)
+        standing = [self._standing(hold, now) for hold in holds]
+        if owner in self._open:
+            return tuple(standing)
+        for hold, used in zip(holds, standing, strict=True):
+            if used + hold.need > hold.cap:
+                return Refused(hold, used)
+        for hold, used in zip(holds, standing, strict=True):
+            if hold.metric == CONCURRENCY:
+                self._leases.setdefault(hold.counter, {})[owner] = now + lease
+            else:
+                self._set(hold.counter, used + hold.amount, hold.expires)
+        self._open[owner] = tuple(holds)
+        return tuple([used + hold.amount for used, hold in zip(standing, holds, strict=True)])
+
+    def _answer(self, owner: str, question: Question, standing: tuple[int, ...], *, now: float) -> Admitted:
+        seats = question.seats
+        in_flight = {seat.account_id: len(self._live(f"slots:{seat.account_id}", now)) for seat in seats}
+        pinned = self._pinned(question, now=now) if question.conversation else None
+        seat = at_once(question, pinned) if question.lease else None
+        taken = 0
+        if (
+            seat is not None
+            and (not self._rests or not self._rests.keys() & {(seat.account_id, ""), (seat.account_id, seat.model)})
+            and self._take_slot(seat.account_id, owner, slots=seat.slots, until=now + question.lease, now=now)
+        ):
+            taken = seat.account_id
+            if question.conversation and taken != pinned:
+                self._pin(question.key_id, question.conversation, taken, until=now + question.kept)
+        return Admitted(
+            standing,
+            self._known_rests(now),
+            in_flight,
+            {name: self._counters.get(name, 0) for name in question.counters} if question.counters else NOTHING,
+            pinned,
+            self._owner_of(question.response_id, now=now) if question.response_id else None,
+            taken,
+        )
+
+    async def settle(self, *settlements: Settlement) -> None:
         with self._lock:
-            opened = self._open.pop(owner, ())
-            for hold in opened:
-                if hold.metric == CONCURRENCY:
-                    self._leases.get(hold.counter, {}).pop(owner, None)
-                else:
-                    self._change(hold, actual.get(hold.counter, 0) - hold.amount, now=now)
-            if holds is not opened and began is not None and owner not in self._late:
-                self._settle_late(owner, holds, opened, actual, now=now, began=began)
+            for settlement in settlements:
+                self._settle(settlement)
 
-    def _settle_late(
-        self,
-        owner: str,
-        holds: Sequence[Hold],
-        opened: Sequence[Hold],
-        actual: Mapping[str, int],
-        *,
-        now: float,
-        began: float,
-    ) -> None:
+    def _settle(self, settlement: Settlement) -> None:
+        owner, actual, now = settlement.owner, settlement.actual, settlement.now
+        for account_id in settlement.seats:
+            self._free_slot(account_id, owner)
+        opened = self._open.pop(owner, ())
+        for hold in opened:
+            if hold.metric == CONCURRENCY:
+                self._leases.get(hold.counter, {}).pop(owner, None)
+            else:
+                self._change(hold, actual.get(hold.counter, 0) - hold.amount, now=now)
+        if settlement.holds is not opened and settlement.began is not None and owner not in self._late:
+            self._settle_late(settlement, opened, began=settlement.began)
+
+    def _settle_late(self, settlement: Settlement, opened: Sequence[Hold], *, began: float) -> None:
         """Count what neither a reservation nor a seed has (see the protocol)."""
-        known = {hold.counter for hold in opened}
-        for hold in holds:
+        known, now = {hold.counter for hold in opened}, settlement.now
+        for hold in settlement.holds:
             cut = self._seeded.get(hold.limit)
             if cut is None or cut > now or (began >= cut and not opened):
                 continue
             if began < cut:
-                self._late[owner] = now
+                self._late[settlement.owner] = now
             if hold.counter not in known:
-                self._change(hold, actual.get(hold.counter, 0), now=now)
+                self._change(hold, settlement.actual.get(hold.counter, 0), now=now)
 
     async def renew(self, owners: Sequence[str], *, now: float, lease: float) -> None:
         with self._lock:
@@ -192,27 +224,45 @@ class MemoryStore(MemoryRests):
 
     # -- slots of accounts ---------------------------------------------------------------------------
 
-    async def take_slot(self, account_id: int, owner: str, *, slots: int, now: float, lease: float) -> bool:
-        name = f"slots:{account_id}"
+    async def take_slot(
+        self, account_id: int, owner: str, *, slots: int, now: float, lease: float, pin: Question | None = None
+    ) -> bool:
         with self._lock:
-            leases = self._leases.setdefault(name, {})
-            if slots and owner not in leases and len(leases) >= slots and len(self._live(name, now)) >= slots:
-                return False
-            leases[owner] = now + lease
+            taken = self._take_slot(account_id, owner, slots=slots, until=now + lease, now=now)
+        if taken and pin is not None and pin.conversation:
+            self._pin(pin.key_id, pin.conversation, account_id, until=now + pin.kept)
+        return taken
+
+    def _take_slot(self, account_id: int, owner: str, *, slots: int, until: float, now: float) -> bool:
+        name = f"slots:{account_id}"
+        leases = self._leases.setdefault(name, {})
+        if slots and owner not in leases and len(leases) >= slots and len(self._live(name, now)) >= slots:
+            return False
+        if owner not in leases:
             self._slots_of.setdefault(owner, []).append(name)
-            return True
+        leases[owner] = until
+        return True
 
     async def free_slot(self, account_id: int, owner: str) -> None:
-        name = f"slots:{account_id}"
         with self._lock:
-            self._leases.get(name, {}).pop(owner, None)
-            held = [other for other in self._slots_of.pop(owner, ()) if other != name]
-            if held:
-                self._slots_of[owner] = held
+            self._free_slot(account_id, owner)
 
-    async def in_flight(self, account_ids: Sequence[int], *, now: float) -> Mapping[int, int]:
-        with self._lock:
-            return {account_id: len(self._live(f"slots:{account_id}", now)) for account_id in account_ids}
+    def _free_slot(self, account_id: int, owner: str) -> None:
+        name = f"slots:{account_id}"
+        self._leases.get(name, {}).pop(owner, None)
+        held = [other for other in self._slots_of.pop(owner, ()) if other != name]
+        if held:
+            self._slots_of[owner] = held
 
     async def close(self) -> None:
         """Nothing to close."""
+
+
+def at_once(question: Question, pinned: int | None) -> Seat | None:
+    """The seat that the call takes unless it is full or has rested lately: the conversation's own, else the first one.
+    None = who goes first depends on more than that."""
+    if pinned is not None:
+        for seat in question.seats:
+            if seat.account_id == pinned:
+                return seat if seat.front else None
+    return question.seats[question.first] if question.first >= 0 else None

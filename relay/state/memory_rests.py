@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
-from relay.state.base import Rest
+from relay.state.base import NOTHING, Question, Rest
 
 MOST = 100_000  # entries of each kind; the oldest go first
 FORGOTTEN = 24 * 3600.0  # seconds after which a rest that ended, or a failure, means nothing any more
@@ -36,9 +36,12 @@ class MemoryRests:
             self._probes.pop(place, None)
 
     async def rests(self, *, now: float) -> Mapping[tuple[int, str], Rest]:
+        return self._known_rests(now)
+
+    def _known_rests(self, now: float) -> Mapping[tuple[int, str], Rest]:
+        if not self._rests:
+            return NOTHING
         with self._advice:
-            if not self._rests:
-                return {}
             self._rests = {place: rest for place, rest in self._rests.items() if rest.until > now - FORGOTTEN}
             return dict(self._rests)
 
@@ -72,23 +75,27 @@ class MemoryRests:
         with self._advice:
             self._failures.pop((account_id, model), None)
 
-    async def affinity(self, key_id: int, conversation: str, *, now: float, ttl: float) -> int | None:
-        place = (key_id, conversation)
+    def _pinned(self, question: Question, *, now: float) -> int | None:
+        """The account of the conversation."""
+        place = (question.key_id, question.conversation)
         with self._advice:
             account_id, until = self._affinity.get(place, (None, 0.0))
             if account_id is None or until <= now:
                 self._affinity.pop(place, None)
                 return None
-            self._affinity[place] = (account_id, now + ttl)
+            self._affinity[place] = (account_id, now + question.kept)
             self._affinity.move_to_end(place)
             return account_id
 
-    async def set_affinity(self, key_id: int, conversation: str, account_id: int, *, now: float, ttl: float) -> None:
+    def _pin(self, key_id: int, conversation: str, account_id: int, *, until: float) -> None:
         place = (key_id, conversation)
         with self._advice:
-            self._affinity[place] = (account_id, now + ttl)
+            self._affinity[place] = (account_id, until)
             self._affinity.move_to_end(place)
             drop_oldest(self._affinity)
+
+    async def set_affinity(self, key_id: int, conversation: str, account_id: int, *, now: float, ttl: float) -> None:
+        self._pin(key_id, conversation, account_id, until=now + ttl)
 
     async def flush_affinity(self, *, key_id: int | None = None, account_id: int | None = None) -> int:
         with self._advice:
@@ -107,6 +114,9 @@ class MemoryRests:
             drop_oldest(self._owners)
 
     async def response_owner(self, response_id: str, *, now: float) -> tuple[int, int] | None:
+        return self._owner_of(response_id, now=now)
+
+    def _owner_of(self, response_id: str, *, now: float) -> tuple[int, int] | None:
         with self._advice:
             key_id, account_id, until = self._owners.get(response_id, (0, 0, 0.0))
             return (key_id, account_id) if until > now else None

@@ -10,12 +10,12 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import Any
 
 from relay.state import scripts
-from relay.state.base import Hold, Refused, Seed, StoreAway, Unseeded
+from relay.state.base import Admitted, Hold, Question, Refused, Seed, Settlement, StoreAway, Unseeded
 from relay.state.redis_link import PREFIX, RedisLink
-from relay.state.redis_rests import RESTS_FOR, RedisRests, pairs
+from relay.state.redis_rests import RESTS, RESTS_FOR, RedisRests, conversation_key, milliseconds, pairs
 
 logger = logging.getLogger(__name__)
 
@@ -24,17 +24,7 @@ GENERATION, SEEDED, OPEN = f"{PREFIX}generation", f"{PREFIX}seeded", f"{PREFIX}o
 OPEN_FOR = 40 * 86_400  # seconds: longer than any period but "total"; recovery settles within minutes
 LATE_FOR = 3 * 86_400
 FORGOTTEN = "-"  # the life of a counter that has ended
-
-
-@dataclass(frozen=True, slots=True)
-class Settlement:
-    """A settle that could not reach Redis yet."""
-
-    owner: str
-    holds: tuple[Hold, ...]
-    actual: Mapping[str, int]
-    now: float
-    began: float | None
+NO_QUESTION = Question()
 
 
 class RedisStore(RedisRests):
@@ -57,45 +47,83 @@ class RedisStore(RedisRests):
 
     # -- limits --------------------------------------------------------------------------------------
 
-    async def reserve(
-        self, owner: str, holds: Sequence[Hold], *, now: float, lease: float
-    ) -> Refused | tuple[int, ...]:
+    async def admit(
+        self, owner: str, holds: Sequence[Hold], question: Question, *, now: float, lease: float
+    ) -> Refused | Admitted:
         holds = tuple(holds)
         try:
-            answer = await self._reserve(owner, holds, now=now, lease=lease)
+            answer = await self._admit(owner, holds, question, now=now, lease=lease)
         except StoreAway:
-            if self._fail_open:
+            if holds and not self._fail_open:
+                self._give_back(owner, holds, question, now=now)
+                raise
+            if holds:
                 self._unchecked.add(owner)
-                return ()
-            self._give_back(owner, holds, now=now)
-            raise
+            return self._own_answer(question, now=now)
         except Unseeded:
             raise
         except BaseException:
-            self._give_back(owner, holds, now=now)
+            self._give_back(owner, holds, question, now=now)
             raise
-        if isinstance(answer, tuple):
+        if isinstance(answer, Admitted) and holds:
             self._live[owner] = holds
         return answer
 
-    async def _reserve(
-        self, owner: str, holds: tuple[Hold, ...], *, now: float, lease: float
+    async def reserve(
+        self, owner: str, holds: Sequence[Hold], *, now: float, lease: float
     ) -> Refused | tuple[int, ...]:
+        answer = await self.admit(owner, holds, NO_QUESTION, now=now, lease=lease)
+        return answer.standing if isinstance(answer, Admitted) else answer
+
+    async def _admit(
+        self, owner: str, holds: tuple[Hold, ...], question: Question, *, now: float, lease: float
+    ) -> Refused | Admitted:
         self._clock = now, lease
-        await self._need_seeds(holds)
-        keys = [GENERATION, f"{PREFIX}o:{owner}", OPEN, *(key_of(hold) for hold in holds)]
+        if holds:
+            await self._need_seeds(holds)
+        keys = [GENERATION, f"{PREFIX}o:{owner}", OPEN, RESTS, *map(key_of, holds)]
+        asked: list[str | int | float] = []
+        if question is not NO_QUESTION:
+            keys += keys_of(question)
+            asked = asked_of(question, now=now, rests=self._rests_wanted())
         while True:
-            args: list[str | int | float] = [self._generation, now, now + lease, owner, OPEN_FOR]
+            args: list[str | int | float] = [self._generation, now, now + lease, owner, OPEN_FOR, len(holds)]
             for hold in holds:
                 life = life_of(hold, now).replace(FORGOTTEN, "1")
-                args += [kind_of(hold), str(hold.amount), str(hold.need), str(hold.cap), life]
-            code, *rest = await self._link.script(scripts.RESERVE, keys, *args)
-            if int(code) == 0:
-                return tuple(int(value) for value in rest)
-            if int(code) == 1:
-                return Refused(holds[int(rest[0])], int(rest[1]))
+                args += (kind_of(hold), hold.amount, hold.need, hold.cap, life)
+            code, *answer = await self._link.script(scripts.ADMIT, keys, *args, *asked)
+            if code == 0:
+                return await self._admitted(owner, question, answer, now=now)
+            if code == 1:
+                return Refused(holds[answer[0]], int(answer[1]))
             await self._load_marks()
             await self._need_seeds(holds)
+
+    async def _admitted(self, owner: str, question: Question, answer: list[Any], *, now: float) -> Admitted:
+        standing = tuple(map(int, answer[0]))
+        if question is NO_QUESTION:
+            return Admitted(standing)
+        _, pinned, taken, in_flight, used, rests = answer
+        if taken:
+            self._slots_of.setdefault(owner, set()).add(slots_key(taken))
+        return Admitted(
+            standing,
+            await self._take_over(pairs(rests), now=now) if self._rests_wanted() else self._copy,
+            {seat.account_id: count for seat, count in zip(question.seats, in_flight, strict=True)},
+            {name: int(value) for name, value in zip(question.counters, used, strict=True)},
+            pinned or None,
+            await self.response_owner(question.response_id, now=now) if question.response_id else None,
+            taken,
+        )
+
+    def _own_answer(self, question: Question, *, now: float) -> Admitted:
+        """What this process knows by itself."""
+        return Admitted(
+            rests=self._known_rests(now),
+            in_flight={seat.account_id: 0 for seat in question.seats},
+            pinned=self._pinned(question, now=now) if question.conversation else None,
+            response_owner=self._owner_of(question.response_id, now=now) if question.response_id else None,
+        )
 
     async def _need_seeds(self, holds: Sequence[Hold]) -> None:
         """Raise Unseeded for limits that no process has seeded yet."""
@@ -124,36 +152,34 @@ class RedisStore(RedisRests):
                 args += [key_of(hold), kind_of(hold), hold.limit, str(hold.amount), life_of(hold, now)]
             await self._link.script(scripts.RESTORE, [GENERATION, SEEDED, f"{PREFIX}o:{owner}", OPEN], *args)
 
-    def _give_back(self, owner: str, holds: tuple[Hold, ...], *, now: float) -> None:
+    def _give_back(self, owner: str, holds: tuple[Hold, ...], question: Question, *, now: float) -> None:
         """Nobody knows whether Redis took it: a settle with nothing used makes both cases the same."""
-        self._unsettled.append(Settlement(owner, holds, {}, now, None))
+        seats = tuple(seat.account_id for seat in question.seats) if question.lease else ()
+        self._unsettled.append(Settlement(owner, holds, {}, now, None, seats))
 
-    async def settle(
-        self, owner: str, holds: Sequence[Hold], actual: Mapping[str, int], *, now: float, began: float | None = None
-    ) -> None:
-        self._live.pop(owner, None)
-        if owner in self._unchecked:
-            self._unchecked.discard(owner)
-            began = 0.0  # no seed has it, and perhaps no reservation
-        settlement = Settlement(owner, tuple(holds), dict(actual), now, began)
+    async def settle(self, *settlements: Settlement) -> None:
+        for settlement in settlements:
+            self._live.pop(settlement.owner, None)
+            for account_id in settlement.seats:
+                self._forget_slot(account_id, settlement.owner)
+        if self._unchecked:
+            settlements = tuple(map(self._checked, settlements))
         try:
-            await self._settle(settlement)
+            await self._settle(*settlements)
         except BaseException as error:
-            self._unsettled.append(settlement)
+            self._unsettled += settlements
             if not isinstance(error, StoreAway):
                 raise
 
-    async def _settle(self, settlement: Settlement) -> None:
-        keys = [f"{PREFIX}o:{settlement.owner}", f"{PREFIX}t:{settlement.owner}", SEEDED, OPEN]
-        began = "" if settlement.began is None else settlement.began
-        args: list[str | int | float] = [settlement.owner, settlement.now, began, LATE_FOR]
-        for hold in settlement.holds:
-            used = str(settlement.actual.get(hold.counter, 0))
-            args += [key_of(hold), kind_of(hold), hold.limit, used, life_of(hold, settlement.now)]
-        for name in settlement.actual.keys() - {hold.counter for hold in settlement.holds}:
-            # Counts where the reservation holds it, never as a late one.
-            args += [f"{PREFIX}c:{name}", "", "", str(settlement.actual[name]), FORGOTTEN]
-        await self._link.script(scripts.SETTLE, keys, *args)
+    def _checked(self, settlement: Settlement) -> Settlement:
+        """No seed has a call that was admitted unchecked, and perhaps no reservation."""
+        if settlement.owner not in self._unchecked:
+            return settlement
+        self._unchecked.discard(settlement.owner)
+        return settlement._replace(began=0.0)
+
+    async def _settle(self, *settlements: Settlement) -> None:
+        await self._link.scripts(scripts.SETTLE, [settle_run(settlement) for settlement in settlements])
 
     async def _settle_the_rest(self) -> None:
         """Settle what waited for Redis; what fails again waits on."""
@@ -228,37 +254,37 @@ class RedisStore(RedisRests):
 
     # -- slots of accounts ---------------------------------------------------------------------------
 
-    async def take_slot(self, account_id: int, owner: str, *, slots: int, now: float, lease: float) -> bool:
-        name = f"{PREFIX}l:slots:{account_id}"
+    async def take_slot(
+        self, account_id: int, owner: str, *, slots: int, now: float, lease: float, pin: Question | None = None
+    ) -> bool:
+        keys, args = [slots_key(account_id), ""], (owner, now, now + lease, slots, OPEN_FOR, "", "")
+        if pin is not None and pin.conversation:
+            keys[1] = conversation_key(pin.key_id, pin.conversation)
+            args = (*args[:5], f"{account_id} {now + pin.kept!r}", str(milliseconds(pin.kept)))
         try:
-            taken = await self._link.script(scripts.TAKE_SLOT, [name], owner, now, now + lease, slots, OPEN_FOR)
+            taken = await self._link.script(scripts.TAKE_SLOT, keys, *args)
         except StoreAway:
             if slots and not self._fail_open:
                 raise
+            if keys[1] and pin is not None:
+                self._pin(pin.key_id, pin.conversation, account_id, until=now + pin.kept)
             return True
         if taken:
-            self._slots_of.setdefault(owner, set()).add(name)
+            self._slots_of.setdefault(owner, set()).add(keys[0])
         return bool(taken)
 
     async def free_slot(self, account_id: int, owner: str) -> None:
-        name = f"{PREFIX}l:slots:{account_id}"
-        held = self._slots_of.get(owner, set())
-        held.discard(name)
-        if not held:
-            self._slots_of.pop(owner, None)
+        self._forget_slot(account_id, owner)
         try:
-            await self._link.command("ZREM", name, owner)
+            await self._link.command("ZREM", slots_key(account_id), owner)
         except StoreAway:
             return  # its lease ends
 
-    async def in_flight(self, account_ids: Sequence[int], *, now: float) -> Mapping[int, int]:
-        try:
-            counts = await self._link.pipeline(
-                [("ZCOUNT", f"{PREFIX}l:slots:{account_id}", f"({now!r}", "+inf") for account_id in account_ids]
-            )
-        except StoreAway:
-            return dict.fromkeys(account_ids, 0)
-        return {account_id: int(count) for account_id, count in zip(account_ids, counts, strict=True)}
+    def _forget_slot(self, account_id: int, owner: str) -> None:
+        held = self._slots_of.get(owner, set())
+        held.discard(slots_key(account_id))
+        if not held:
+            self._slots_of.pop(owner, None)
 
     async def close(self) -> None:
         """Settle what waits, if Redis is there, and close the connections."""
@@ -282,3 +308,46 @@ def life_of(hold: Hold, now: float) -> str:
     if not hold.expires:
         return "0"
     return str(math.ceil(hold.expires - now)) if hold.expires > now else FORGOTTEN
+
+
+def slots_key(account_id: int) -> str:
+    return f"{PREFIX}l:slots:{account_id}"
+
+
+def keys_of(question: Question) -> list[str]:
+    """The keys that ADMIT reads for a question."""
+    conversation = conversation_key(question.key_id, question.conversation) if question.conversation else ""
+    seats = [slots_key(seat.account_id) for seat in question.seats]
+    return [conversation, *seats, *(f"{PREFIX}c:{name}" for name in question.counters)]
+
+
+def asked_of(question: Question, *, now: float, rests: bool) -> list[str | int | float]:
+    """The arguments of ADMIT for a question."""
+    asked: list[str | int | float] = [
+        len(question.seats),
+        len(question.counters),
+        now + question.kept,
+        milliseconds(question.kept),
+        now + question.lease if question.lease else 0,
+        question.first + 1,
+        int(rests),
+    ]
+    for seat in question.seats:
+        asked += (seat.account_id, seat.model, seat.slots if seat.front else -1)
+    return asked
+
+
+def settle_run(settlement: Settlement) -> tuple[list[str], list[str | int | float]]:
+    """Keys and arguments of SETTLE."""
+    owner, now = settlement.owner, settlement.now
+    keys = [f"{PREFIX}o:{owner}", f"{PREFIX}t:{owner}", SEEDED, OPEN, *map(slots_key, settlement.seats)]
+    args: list[str | int | float] = [owner, now, "" if settlement.began is None else settlement.began, LATE_FOR]
+    counted = set()
+    for hold in settlement.holds:
+        counted.add(hold.counter)
+        used = settlement.actual.get(hold.counter, 0)
+        args += (key_of(hold), kind_of(hold), hold.limit, used, life_of(hold, now))
+    for name in settlement.actual.keys() - counted:
+        # Counts where the reservation holds it, never as a late one.
+        args += (f"{PREFIX}c:{name}", "", "", settlement.actual[name], FORGOTTEN)
+    return keys, args

@@ -59,6 +59,18 @@ class RedisLink:
         except NoScriptError:
             return await self.command("EVAL", text, len(keys), *keys, *args)
 
+    async def scripts(self, text: str, runs: list[tuple[list[str], list[str | int | float]]]) -> None:
+        """Run a script several times in one round trip, by keys and arguments; the answers don't matter."""
+        if len(runs) > 1:
+            digested = digest(text)
+            try:
+                await self.pipeline([("EVALSHA", digested, len(keys), *keys, *args) for keys, args in runs])
+                return
+            except NoScriptError:
+                pass
+        for keys, args in runs:
+            await self.script(text, keys, *args)
+
     async def command(self, *parts: str | int | float) -> Any:
         return await self._guarded(lambda: self.client().execute_command(*parts))  # type: ignore[no-untyped-call]
 

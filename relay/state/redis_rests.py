@@ -42,12 +42,20 @@ class RedisRests(MemoryRests):
             return
 
     async def rests(self, *, now: float) -> Mapping[tuple[int, str], Rest]:
-        if self._copied + self._rests_for > time.monotonic():
+        if not self._rests_wanted():
             return self._copy
         try:
             found: dict[str, str] = pairs(await self._link.command("HGETALL", RESTS))
         except StoreAway:
             return await super().rests(now=now)
+        return await self._take_over(found, now=now)
+
+    def _rests_wanted(self) -> bool:
+        """Whether it is time to ask again."""
+        return self._copied + self._rests_for <= time.monotonic()
+
+    async def _take_over(self, found: Mapping[str, str], *, now: float) -> Mapping[tuple[int, str], Rest]:
+        """The rests as Redis has them are this process's copy."""
         rests = [rest_of(place, text) for place, text in found.items()]
         gone = [rest for rest in rests if rest.until <= now - FORGOTTEN]
         for rest in gone:
@@ -92,16 +100,8 @@ class RedisRests(MemoryRests):
         except StoreAway:
             return
 
-    async def affinity(self, key_id: int, conversation: str, *, now: float, ttl: float) -> int | None:
-        key = f"{PREFIX}affinity:{key_id}:{conversation}"
-        try:
-            found = await self._link.script(scripts.AFFINITY, [key], now, repr(now + ttl), milliseconds(ttl))
-            return int(found) or None
-        except StoreAway:
-            return await super().affinity(key_id, conversation, now=now, ttl=ttl)
-
     async def set_affinity(self, key_id: int, conversation: str, account_id: int, *, now: float, ttl: float) -> None:
-        key = f"{PREFIX}affinity:{key_id}:{conversation}"
+        key = conversation_key(key_id, conversation)
         try:
             await self._link.command("SET", key, f"{account_id} {now + ttl!r}", "PX", milliseconds(ttl))
         except StoreAway:
@@ -143,7 +143,12 @@ class RedisRests(MemoryRests):
         if text is None:
             return None
         key_id, _, account_id = text.partition(" ")
+        await super().set_response_owner(response_id, int(key_id), int(account_id), now=now)
         return int(key_id), int(account_id)
+
+
+def conversation_key(key_id: int, conversation: str) -> str:
+    return f"{PREFIX}affinity:{key_id}:{conversation}"
 
 
 def place_of(account_id: int, model: str) -> str:

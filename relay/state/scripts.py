@@ -6,51 +6,97 @@ no limit exceeds. `now` comes from the caller, so lives are given in seconds fro
 
 from __future__ import annotations
 
-# KEYS: generation, reservation, owners of open ones, then one counter a hold.
-# ARGV: generation, now, lease end, owner, life of a reservation, then five a hold: kind, amount, need, cap, life.
-# Returns {0, standing ...}, {1, index of the hold that did not fit, used}, or {2, the store's generation}.
-RESERVE = """
-local generation = redis.call('GET', KEYS[1]) or ''
-if generation == '' or generation ~= ARGV[1] then return {2, generation} end
-local known = redis.call('EXISTS', KEYS[2]) == 1
-local standing = {0}
-for i = 4, #KEYS do
-  local a = 6 + (i - 4) * 5
-  local used
-  if ARGV[a] == 'c' then
-    redis.call('ZREMRANGEBYSCORE', KEYS[i], '-inf', ARGV[2])
-    used = redis.call('ZCARD', KEYS[i])
-  else
-    used = tonumber(redis.call('GET', KEYS[i]) or '0')
+# KEYS: generation, reservation, owners of open ones, rests, then one counter a hold; with a question: conversation
+# ('' = none), leases of each seat's slots, counters.
+# ARGV: generation, now, lease end, owner, life of a reservation, number of holds, then five a hold: kind, amount, need,
+# cap, life; with a question: numbers of seats and of counters, the conversation's new end and its life in milliseconds,
+# end of a seat's lease (0 = take none), index of the first seat (0 = none), whether rests are asked for, then three a
+# seat: account, model, slots (-1 = not at once).
+# Returns {0, standings, account of the conversation, account taken, calls in flight, counters, rests}, {1, index of the
+# hold that did not fit, used}, or {2} in a store with another generation.
+ADMIT = """
+local now, owner, count = ARGV[2], ARGV[4], tonumber(ARGV[6])
+local standing = {}
+if count > 0 then
+  local generation = redis.call('GET', KEYS[1]) or ''
+  if generation == '' or generation ~= ARGV[1] then return {2} end
+  local known = redis.call('EXISTS', KEYS[2]) == 1
+  for i = 1, count do
+    local a, key = 2 + i * 5, KEYS[4 + i]
+    local used
+    if ARGV[a] == 'c' then
+      redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
+      used = redis.call('ZCARD', key)
+    else
+      used = tonumber(redis.call('GET', key) or '0')
+    end
+    if not known and used + tonumber(ARGV[a + 2]) > tonumber(ARGV[a + 3]) then
+      return {1, i - 1, string.format('%.0f', used)}
+    end
+    standing[i] = string.format('%.0f', used)
   end
-  if not known and used + tonumber(ARGV[a + 2]) > tonumber(ARGV[a + 3]) then
-    return {1, i - 4, string.format('%.0f', used)}
+  if not known then
+    local taken = {}
+    for i = 1, count do
+      local a, key = 2 + i * 5, KEYS[4 + i]
+      taken[2 * i - 1] = key
+      if ARGV[a] == 'c' then
+        redis.call('ZADD', key, ARGV[3], owner)
+        redis.call('EXPIRE', key, ARGV[5])
+        taken[2 * i] = 'c'
+        standing[i] = string.format('%.0f', standing[i] + 1)
+      else
+        local fresh = redis.call('EXISTS', key) == 0
+        standing[i] = string.format('%.0f', redis.call('INCRBY', key, ARGV[a + 1]))
+        if fresh and ARGV[a + 4] ~= '0' then redis.call('EXPIRE', key, ARGV[a + 4]) end
+        taken[2 * i] = ARGV[a + 1]
+      end
+    end
+    redis.call('HSET', KEYS[2], unpack(taken))
+    redis.call('EXPIRE', KEYS[2], ARGV[5])
+    redis.call('SADD', KEYS[3], owner)
   end
-  standing[i - 2] = string.format('%.0f', used)
 end
-if known then return standing end
-for i = 4, #KEYS do
-  local a = 6 + (i - 4) * 5
-  if ARGV[a] == 'c' then
-    redis.call('ZADD', KEYS[i], ARGV[3], ARGV[4])
-    redis.call('EXPIRE', KEYS[i], ARGV[5])
-    redis.call('HSET', KEYS[2], KEYS[i], 'c')
-    standing[i - 2] = string.format('%.0f', standing[i - 2] + 1)
-  else
-    local fresh = redis.call('EXISTS', KEYS[i]) == 0
-    standing[i - 2] = string.format('%.0f', redis.call('INCRBY', KEYS[i], ARGV[a + 1]))
-    if fresh and ARGV[a + 4] ~= '0' then redis.call('EXPIRE', KEYS[i], ARGV[a + 4]) end
-    redis.call('HSET', KEYS[2], KEYS[i], ARGV[a + 1])
+local a, k = 7 + count * 5, 5 + count
+if not ARGV[a] then return {0, standing} end
+local seats, counters, first = tonumber(ARGV[a]), tonumber(ARGV[a + 1]), tonumber(ARGV[a + 5])
+local conversation, pinned = KEYS[k], 0
+if conversation ~= '' then
+  local account, ends = string.match(redis.call('GET', conversation) or '', '^(%d+) (.+)$')
+  if account and tonumber(ends) > tonumber(now) then pinned = tonumber(account) end
+end
+local flying, seat = {}, first
+for i = 1, seats do
+  flying[i] = redis.call('ZCOUNT', KEYS[k + i], '(' .. now, '+inf')
+  if tonumber(ARGV[a + 4 + i * 3]) == pinned then seat = i end
+end
+local taken = 0
+if seat > 0 and ARGV[a + 4] ~= '0' then
+  local account, model = ARGV[a + 4 + seat * 3], ARGV[a + 5 + seat * 3]
+  local slots, leases = tonumber(ARGV[a + 6 + seat * 3]), KEYS[k + seat]
+  local free = slots == 0 or (slots > 0 and (flying[seat] < slots or redis.call('ZSCORE', leases, owner)))
+  local rested = redis.call('HEXISTS', KEYS[4], account .. ' ') == 1
+    or redis.call('HEXISTS', KEYS[4], account .. ' ' .. model) == 1
+  if free and not rested then
+    redis.call('ZREMRANGEBYSCORE', leases, '-inf', now)
+    redis.call('ZADD', leases, ARGV[a + 4], owner)
+    redis.call('EXPIRE', leases, ARGV[5])
+    taken = tonumber(account)
   end
 end
-redis.call('EXPIRE', KEYS[2], ARGV[5])
-redis.call('SADD', KEYS[3], ARGV[4])
-return standing
+if conversation ~= '' and (taken > 0 or pinned > 0) then
+  redis.call('SET', conversation, (taken > 0 and taken or pinned) .. ' ' .. ARGV[a + 2], 'PX', ARGV[a + 3])
+end
+local used = {}
+for i = 1, counters do used[i] = redis.call('GET', KEYS[k + seats + i]) or '0' end
+local rests = ARGV[a + 6] == '1' and redis.call('HGETALL', KEYS[4]) or {}
+return {0, standing, pinned, taken, flying, used, rests}
 """
 
-# KEYS: reservation, mark of a late settlement, seeds, owners of open ones.
+# KEYS: reservation, mark of a late settlement, seeds, owners of open ones, then leases of slots to give back.
 # ARGV: owner, now, began ('' = none), life of the mark, then five a hold: counter, kind, limit, amount used, life.
 SETTLE = """
+for i = 5, #KEYS do redis.call('ZREM', KEYS[i], ARGV[1]) end
 local held = {}
 local fields = redis.call('HGETALL', KEYS[1])
 for i = 1, #fields, 2 do held[fields[i]] = fields[i + 1] end
@@ -163,13 +209,15 @@ end
 return 1
 """
 
-# KEYS: leases. ARGV: owner, now, lease end, slots (0 = unlimited), life.
+# KEYS: leases, conversation that goes with it ('' = none).
+# ARGV: owner, now, lease end, slots (0 = unlimited), life, the conversation's new value and its life in milliseconds.
 TAKE_SLOT = """
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ARGV[2])
 local full = tonumber(ARGV[4]) > 0 and redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[4])
 if full and not redis.call('ZSCORE', KEYS[1], ARGV[1]) then return 0 end
 redis.call('ZADD', KEYS[1], ARGV[3], ARGV[1])
 redis.call('EXPIRE', KEYS[1], ARGV[5])
+if KEYS[2] ~= '' then redis.call('SET', KEYS[2], ARGV[6], 'PX', ARGV[7]) end
 return 1
 """
 
@@ -199,14 +247,4 @@ if probe then
 end
 redis.call('HSET', KEYS[2], ARGV[1], cjson.encode({owner = ARGV[3], ['until'] = tonumber(ARGV[4])}))
 return 1
-"""
-
-# KEYS: conversation. ARGV: now, its new end, life in milliseconds. Returns the account, 0 without one.
-AFFINITY = """
-local found = redis.call('GET', KEYS[1])
-if not found then return 0 end
-local account, ends = string.match(found, '^(%d+) (.+)$')
-if tonumber(ends) <= tonumber(ARGV[1]) then return 0 end
-redis.call('SET', KEYS[1], account .. ' ' .. ARGV[2], 'PX', ARGV[3])
-return tonumber(account)
 """

@@ -83,6 +83,27 @@ def test_filters_keep_the_time_and_totals_follow(browse: Browse) -> None:
     assert "$1,000.00" not in totals
 
 
+def test_the_links_of_a_key_lead_to_its_calls_and_to_no_others(browse: Browse) -> None:
+    """A server takes `?key=` out of relay paths, where it is a secret; here it is which key one looks at."""
+    one, other = (ApiKey.objects.create(name=name, public_id=name, digest=digest_of(name)) for name in ("one", "other"))
+    make_record(timezone.now(), key_id=one.pk, key_name="one", cost_nanos=10**9)
+    make_record(timezone.now(), key_id=other.pk, key_name="other")
+
+    def follow(page: Any) -> tuple[str, str, str]:
+        page.goto("")
+        page.locator("section", has_text="Top keys").get_by_role("link", name="one").click()
+        listed = page.locator("#result_list tbody").all_inner_texts()
+        page.goto(f"reports/usage/?day=today&by=model&key={one.pk}")
+        report = page.locator(".b-figures").inner_text()
+        page.goto("explain/?key=one&model=claude-sonnet-5-5")
+        return "".join(listed), report, page.locator("[name=key]").input_value()
+
+    listed, report, explained = browse(follow)
+    assert ("one" in listed, "other" in listed) == (True, False)
+    assert "$1.00" in report and "$1.006" not in report
+    assert explained == "one"
+
+
 def test_a_record_is_corrected_with_a_reason(browse: Browse) -> None:
     record = make_record(timezone.now())
 

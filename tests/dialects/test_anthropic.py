@@ -7,7 +7,7 @@ import json
 import anthropic
 import pytest
 
-from relay.call import Endpoint
+from relay.call import Endpoint, RateLimit
 from relay.dialects.anthropic import Anthropic
 from relay.dialects.base import ModelEntry
 from relay.errors import (
@@ -41,6 +41,18 @@ MESSAGES = Endpoint("messages", "anthropic")
 def test_only_the_model_changes() -> None:
     body = b'{"max_tokens": 1.0,"model":"a","x":{"b" : 1e3}}'
     assert DIALECT.set_model(body, "b") == b'{"max_tokens":1.0,"model":"b","x":{"b" : 1e3}}'
+
+
+def test_limits_are_told_in_the_vendors_headers() -> None:
+    rates = (RateLimit("requests", 60, 41, 1_780_315_260.0), RateLimit("tokens", 2_000_000, 0, 1_780_358_400.0))
+    assert DIALECT.rate_headers(rates, now=1_780_315_200.5) == [
+        (b"anthropic-ratelimit-requests-limit", b"60"),
+        (b"anthropic-ratelimit-requests-remaining", b"41"),
+        (b"anthropic-ratelimit-requests-reset", b"2026-06-01T12:01:00Z"),
+        (b"anthropic-ratelimit-tokens-limit", b"2000000"),
+        (b"anthropic-ratelimit-tokens-remaining", b"0"),
+        (b"anthropic-ratelimit-tokens-reset", b"2026-06-02T00:00:00Z"),
+    ]
 
 
 # --- errors -----------------------------------------------------------------------------------------

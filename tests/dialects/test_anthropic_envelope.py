@@ -237,3 +237,10 @@ def test_no_value_gives_anything_but_an_envelope_or_a_reason(fields: dict[str, A
 def test_nesting_and_bytes_that_are_no_text_give_a_reason(body: bytes) -> None:
     with pytest.raises(InvalidRequest):
         DIALECT.read_envelope(body, headers={})
+
+
+@pytest.mark.parametrize("later", [b"", b'{"role":"assistant","content":"' + b"x" * 2**17 + b'"}'])
+def test_a_conversation_keeps_its_name_as_it_grows_past_what_is_read_of_it(later: bytes) -> None:
+    first = b'{"role":"user","content":"Hi"}'
+    body = b'{"model":"m","messages":[ %b]}' % (first + b"," + later if later else first)
+    assert DIALECT.read_envelope(body, headers={}).affinity == envelope().affinity

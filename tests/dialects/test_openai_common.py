@@ -8,7 +8,7 @@ from typing import Any
 import openai
 import pytest
 
-from relay.call import Endpoint
+from relay.call import Endpoint, RateLimit
 from relay.dialects.base import ModelEntry
 from relay.dialects.openai_chat import OpenAIChat
 from relay.errors import (
@@ -34,6 +34,21 @@ from tests.providers.case import fixture
 DIALECT = OpenAIChat()
 CHAT = Endpoint("chat_completions", "openai_chat")
 HI: list[Any] = [{"role": "user", "content": "Hi"}]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(0.2, b"1s"), (59.0, b"59s"), (360.0, b"6m0s"), (36_061.0, b"10h1m1s"), (-3.0, b"0s")]
+)
+def test_limits_are_told_in_the_vendors_headers(seconds: float, told: bytes) -> None:
+    rates = (RateLimit("requests", 60, 41, 1000.0 + seconds), RateLimit("tokens", 500, 0, 1000.0 + seconds))
+    assert DIALECT.rate_headers(rates, now=1000.0) == [
+        (b"x-ratelimit-limit-requests", b"60"),
+        (b"x-ratelimit-remaining-requests", b"41"),
+        (b"x-ratelimit-reset-requests", told),
+        (b"x-ratelimit-limit-tokens", b"500"),
+        (b"x-ratelimit-remaining-tokens", b"0"),
+        (b"x-ratelimit-reset-tokens", told),
+    ]
 
 
 @pytest.mark.parametrize(

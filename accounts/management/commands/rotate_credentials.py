@@ -10,22 +10,24 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from accounts.credentials import CredentialUnreadable, is_newest, rotate
-from accounts.models import Account
+from accounts.models import Account, AccountToken
 from apikeys.models import DigestSuffix
 
 SECRETS = ("credential", "proxy")
 
 
-def stored() -> Iterator[tuple[Any, tuple[str, ...]]]:
-    """Every row that holds something encrypted, and the fields that do."""
+def stored() -> Iterator[tuple[Any, str, tuple[str, ...]]]:
+    """Every row that holds something encrypted, its name, and the fields that do."""
     for account in Account.objects.order_by("pk").iterator():
-        yield account, SECRETS
+        yield account, account.name, SECRETS
+    for token in AccountToken.objects.select_related("account").order_by("pk").iterator():
+        yield token, f"{token.account.name}: token", ("secret",)
     for suffix in DigestSuffix.objects.order_by("pk").iterator():
-        yield suffix, ("suffix",)
+        yield suffix, suffix.name, ("suffix",)
 
 
 class Command(BaseCommand):
-    help = "Encrypt every stored credential and proxy anew under the newest key; safe to repeat, also while relays run."
+    help = "Encrypt every stored secret anew under the newest key; safe to repeat, also while relays run."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--check", action="store_true", help="Change nothing; fail if something needs an old key.")
@@ -35,7 +37,7 @@ class Command(BaseCommand):
 
     def handle(self, *, check: bool, **options: Any) -> None:
         rotated, current, unreadable = 0, 0, []
-        for row, fields in stored():
+        for row, name, fields in stored():
             for field in fields:
                 token = bytes(getattr(row, field))
                 if not token:
@@ -46,7 +48,7 @@ class Command(BaseCommand):
                 try:
                     fresh = rotate(token)
                 except CredentialUnreadable:
-                    unreadable.append(f"{row.name}: {field}")
+                    unreadable.append(f"{name}: {field}")
                     continue
                 # Only if nobody wrote a new one meanwhile.
                 same = type(row)._default_manager.filter(pk=row.pk, **{field: token})

@@ -2,32 +2,52 @@
 
 from __future__ import annotations
 
+import os
 from argparse import ArgumentParser
 from datetime import UTC, datetime
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from relay import demo
+from relay import demo, demo_month
+from relay.demo import Seeded
+
+LEAST_URGENT = 19
 
 
 class Command(BaseCommand):
     help = "Write a month of plausible, marked records through the real pricing and roll-ups; --remove takes them away."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--days", type=int, default=30, help="How many days back (30).")
-        parser.add_argument("--per-day", type=int, default=300, help="About how many calls on a working day (300).")
-        parser.add_argument("--remove", action="store_true", help="Remove everything that this command ever made.")
+        parser.add_argument("--days", type=int, default=demo_month.DAYS, help="How many days back (30).")
+        parser.add_argument(
+            "--per-day", type=int, default=demo_month.PER_DAY, help="About how many calls on a working day (300)."
+        )
+        choice = parser.add_mutually_exclusive_group()
+        choice.add_argument("--remove", action="store_true", help="Remove everything that this command ever made.")
+        choice.add_argument(
+            "--first-start", action="store_true", help="What `up` runs: the month, once, beside a relay that works."
+        )
 
-    def handle(self, *, days: int, per_day: int, remove: bool, **options: Any) -> None:
+    def handle(self, *, days: int, per_day: int, remove: bool, first_start: bool, **options: Any) -> None:
         if remove:
-            self.stdout.write(f"Removed {demo.remove()} demo records, with their keys, teams and accounts.")
+            removed = demo_month.take_away()
+            self.stdout.write(f"Removed {removed} demo records, with their keys, teams and accounts.")
+            return
+        if first_start:
+            os.nice(LEAST_URGENT)
+            if seeded := demo_month.fill():
+                self.tell(seeded)
             return
         if not (1 <= days <= 400 and 1 <= per_day <= 100_000):
             raise CommandError("--days is 1 to 400, --per-day 1 to 100000.")
+        if demo_month.wanted():
+            raise CommandError("`manage.py up` is writing the demo month. Remove it: manage.py seed_demo --remove")
         try:
-            seeded = demo.seed(days=days, per_day=per_day, now=datetime.now(UTC))
+            self.tell(demo.seed(days=days, per_day=per_day, now=datetime.now(UTC)))
         except demo.DemoExists:
             raise CommandError("There is demo data already. Remove it first: manage.py seed_demo --remove") from None
+
+    def tell(self, seeded: Seeded) -> None:
         self.stdout.write(f"Wrote {seeded.records} demo records and rolled up {seeded.hours} hours.")
-        self.stdout.write("They carry the tag demo=1. Remove them: manage.py seed_demo --remove")
+        self.stdout.write("They carry the tag demo=1 and the origin demo. Remove them: manage.py seed_demo --remove")

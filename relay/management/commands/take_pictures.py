@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -9,18 +10,22 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
 from argparse import ArgumentParser
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
+
+from relay.simulator.run import simulator
 
 USER, START_SECONDS = "ada", 60
 BROWSER = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync", "--no-first-run")
@@ -28,7 +33,7 @@ BROWSER = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One file; `path` is under /admin/, `follow` a link to click there first."""
+    """One file; `path` is under /admin/, `follow` a link to click there first; `seconds` go by before it is taken."""
 
     name: str
     path: str
@@ -36,6 +41,8 @@ class Picture:
     width: int = 1280
     height: int = 1180
     follow: str = ""
+    seconds: float = 0.3
+    busy: bool = False  # with calls under way
 
 
 PICTURES = (
@@ -51,6 +58,15 @@ PICTURES = (
     Picture("account", "accounts/account/", follow="#result_list a:has-text('Demo Anthropic B')", height=900),
     Picture("api-key", "apikeys/apikey/", follow="#result_list a:has-text('demo-search-api')", height=900),
     Picture("prices", "relay/price/?q=claude-opus-5-5", height=720),
+    # Last: the calls that it shows stand in no other.
+    Picture("live-calls", "live/", height=900, seconds=9, busy=True),
+)
+CALLS = (
+    ("claude-sonnet-5-5", 40),
+    ("claude-haiku-5-5", 15),
+    ("claude-opus-5-5", 70),
+    ("claude-haiku-5-5", 25),
+    ("claude-sonnet-5-5", 90),
 )
 
 
@@ -70,17 +86,18 @@ class Command(BaseCommand):
             raise CommandError("Playwright is not installed: pip install -r requirements-dev.txt") from None
         folder = Path(to)
         folder.mkdir(parents=True, exist_ok=True)
-        with installation() as (address, password), sync_playwright() as playwright:
+        with installation() as (address, password, key), sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=chromium, args=list(BROWSER))
             for picture in PICTURES:
-                size = take(browser, picture, address=address, password=password, folder=folder)
+                with callers(f"{address}/v1/messages", key) if picture.busy else nullcontext():
+                    size = take(browser, picture, address=f"{address}/admin/", password=password, folder=folder)
                 self.stdout.write(f"{picture.name}.png {size // 1024} KB")
             browser.close()
 
 
 @contextmanager
-def installation() -> Iterator[tuple[str, str]]:
-    """A Baton of its own, with a month of demo calls; yields its address and the administrator's password."""
+def installation() -> Iterator[tuple[str, str, str]]:
+    """A Baton of its own, with a month of demo calls; yields its address, the administrator's password and a key."""
     password = secrets.token_urlsafe(16)
     with tempfile.TemporaryDirectory(prefix="baton-pictures-") as data, socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -94,21 +111,52 @@ def installation() -> Iterator[tuple[str, str]]:
             "DJANGO_SUPERUSER_PASSWORD": password,
             "LOG_LEVEL": "WARNING",
         }
-        for arguments in (
-            ("migrate", "--verbosity", "0"),
-            ("createsuperuser", "--noinput", "--username", USER, "--email", "ada@example.org"),
-            ("seed_demo", "--days", "30", "--per-day", "300"),
-        ):
+
+        def manage(*arguments: str) -> str:
             command = [sys.executable, str(settings.BASE_DIR / "manage.py"), *arguments]
-            subprocess.run(command, env=env, check=True, cwd=settings.BASE_DIR, stdout=subprocess.DEVNULL)
-        server = ["-m", "uvicorn", "relay_site.asgi:application", "--port", str(port), "--no-access-log"]
-        process = subprocess.Popen([sys.executable, *server], env=env, cwd=settings.BASE_DIR)
-        try:
-            wait_for(f"http://127.0.0.1:{port}/admin/login/")
-            yield f"http://127.0.0.1:{port}/admin/", password
-        finally:
-            process.terminate()
-            process.wait()
+            done = subprocess.run(
+                command, env=env, check=True, cwd=settings.BASE_DIR, stdout=subprocess.PIPE, text=True
+            )
+            return done.stdout
+
+        manage("migrate", "--verbosity", "0")
+        manage("createsuperuser", "--noinput", "--username", USER, "--email", "ada@example.org")
+        manage("seed_demo", "--days", "30", "--per-day", "300")
+        with simulator() as upstream:
+            at = ("--base-url", upstream, "--credential", "api_key=sk-ant-sim")
+            manage("create_account", "claude_console", "Simulator", *at)
+            key = json.loads(manage("create_key", "build-agent", "--json"))["key"]
+            server = ["-m", "uvicorn", "relay_site.asgi:application", "--port", str(port), "--no-access-log"]
+            process = subprocess.Popen([sys.executable, *server], env=env, cwd=settings.BASE_DIR)
+            try:
+                wait_for(f"http://127.0.0.1:{port}/admin/login/")
+                yield f"http://127.0.0.1:{port}", password, key
+            finally:
+                process.terminate()
+                process.wait()
+
+
+@contextmanager
+def callers(url: str, key: str) -> Iterator[None]:
+    """Somebody who calls all the time, so that the live page has something to show."""
+    over = threading.Event()
+
+    def call(model: str, chunks: int) -> None:
+        headers = {"x-api-key": key, "anthropic-version": "2023-06-01", "x-sim": f"chunks={chunks},delay=0.1"}
+        body = {"model": model, "max_tokens": 300, "stream": True, "messages": [{"role": "user", "content": "Hello"}]}
+        with httpx.Client(trust_env=False, headers=headers, timeout=60) as client:
+            while not over.is_set():
+                client.post(url, json=body)
+
+    threads = [threading.Thread(target=call, args=(model, chunks)) for model, chunks in CALLS]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
 
 
 def wait_for(url: str) -> None:
@@ -136,7 +184,7 @@ def take(browser: Any, picture: Picture, *, address: str, password: str, folder:
     if picture.follow:
         page.locator(picture.follow).first.click()
     page.wait_for_load_state("networkidle")
-    page.wait_for_timeout(300)
+    page.wait_for_timeout(picture.seconds * 1000)
     path = folder / f"{picture.name}.png"
     page.screenshot(path=str(path))
     context.close()

@@ -8,7 +8,7 @@ import os
 import socket
 import sys
 from argparse import ArgumentParser
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,12 +19,14 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 from django.db import connections
 
-from relay import first_start
+from relay import demo_month, first_start
 from relay.first_start import Made
 from relay.supervisor import Program, Supervisor
 
 SIMULATOR_PORT = 8009
 DEMO_MODEL = "claude-sonnet-5-5"
+SIMULATOR, MONTH = "simulator", "demo month"
+MONTH_AFTER_SECONDS = 4.0  # the first call comes first
 STOP_SECONDS = 10
 
 
@@ -49,6 +51,10 @@ class Command(BaseCommand):
             programs = [web(host, port), worker()]
             if not no_demo and place_demo(simulator_port):
                 programs.append(simulator(simulator_port))
+                if made.key:
+                    demo_month.want()
+                if demo_month.wanted():
+                    programs.insert(0, month())
             connections.close_all()
             self.supervise(programs, made)
 
@@ -59,7 +65,7 @@ class Command(BaseCommand):
         async def announce() -> None:
             nonlocal told
             await until_it_answers(local_url())
-            self.say(announcement(made, demo=len(programs) > 2))
+            self.say(announcement(made, programs))
             told = True
 
         try:
@@ -67,7 +73,7 @@ class Command(BaseCommand):
         finally:
             if not told:
                 # The password and the key were saved: they must not be lost because the start was not seen through.
-                self.say(announcement(made, demo=len(programs) > 2))
+                self.say(announcement(made, programs))
 
     def say(self, text: str) -> None:
         self.stdout.write(text)
@@ -175,7 +181,18 @@ def worker() -> Program:
 
 
 def simulator(port: int) -> Program:
-    return Program("simulator", python("relay.simulator", "--port", str(port)), stop_seconds=3)
+    return Program(SIMULATOR, python("relay.simulator", "--port", str(port)), stop_seconds=3)
+
+
+def month() -> Program:
+    """Fills the pages once everything else has started, and only at the first start."""
+    return Program(
+        MONTH,
+        python("manage", "seed_demo", "--first-start"),
+        stop_seconds=5,
+        once=True,
+        after_seconds=MONTH_AFTER_SECONDS,
+    )
 
 
 def python(*arguments: str) -> tuple[str, ...]:
@@ -200,9 +217,11 @@ async def until_it_answers(url: str) -> None:
                 return
 
 
-def announcement(made: Made, *, demo: bool) -> str:
+def announcement(made: Made, programs: Sequence[Program]) -> str:
     """Where everything is, and what is shown only this once."""
     url = local_url()
+    names = {program.name for program in programs}
+    demo = SIMULATOR in names
     lines = ["", f"Baton is at {url}", f"Admin      {url}/admin/"]
     if made.password:
         lines += [f"User       {first_start.ADMIN}", f"Password   {made.password}   (shown only now)"]
@@ -214,6 +233,12 @@ def announcement(made: Made, *, demo: bool) -> str:
             "",
             "The demo's key was shown at the first start. Another: .venv/bin/python manage.py create_key NAME",
         ]
+    if MONTH in names:
+        lines += [
+            "",
+            "The admin's pages fill with a made-up month within a minute; it is marked as demo, and no key's bill.",
+        ]
+        lines += ["Without it: .venv/bin/python manage.py seed_demo --remove"]
     return "\n".join([*lines, "", "Ctrl-C ends everything.", ""])
 
 

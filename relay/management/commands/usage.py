@@ -13,6 +13,7 @@ from django.db.models import Q, QuerySet
 
 from apikeys.key_text import KeyTextError, moment_of
 from apikeys.models import ApiKey
+from relay.demo_calls import ORIGIN
 from relay.models import UsageRecord
 from relay.usage_json import first_id, table, usage_json
 
@@ -27,6 +28,7 @@ class Command(BaseCommand):
         parser.add_argument("--key", metavar="NAME")
         parser.add_argument("--since", metavar="TIME", help="ISO 8601.")
         parser.add_argument("--limit", type=int, metavar="N", help=f"The newest N only; without --json {SHOWN}.")
+        parser.add_argument("--demo", action="store_true", help="With the made-up records of seed_demo.")
         parser.add_argument("--json", action="store_true", help="Print one JSON document: a list of all of them.")
 
     def handle(self, *, json: bool, **options: Any) -> None:
@@ -34,6 +36,9 @@ class Command(BaseCommand):
         if limit is not None and limit < 1:
             raise CommandError(f"--limit {limit}: must be at least 1.")
         records = chosen(call=options["call"], key=options["key"], since=options["since"])
+        if not (options["demo"] or options["call"] or options["key"]):
+            # What was made up for the pages is nobody's usage.
+            records = records.exclude(origin=ORIGIN)
         if limit is None and not json:
             limit = SHOWN
         if json:

@@ -37,7 +37,7 @@
         const first = document.createElement("td");
         first.append(link);
         const badge = document.createElement("span");
-        badge.className = `b-badge ${call.status === "ok" ? "b-good" : call.status === "client_disconnected" ? "b-info" : "b-bad"}`;
+        badge.className = `b-badge ${call.status === "ok" ? "b-success" : call.status === "client_disconnected" ? "b-info" : "b-danger"}`;
         badge.textContent = call.status.replaceAll("_", " ");
         const second = document.createElement("td");
         second.append(badge);
