@@ -6,11 +6,12 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import psycopg
+import psycopg_pool
 import pytest
 from django.db import connection
 
@@ -152,6 +153,32 @@ def test_an_exhausted_pool_stops_others_but_not_the_ledger(tmp_path: Path) -> No
     finally:
         for one in taken:
             pool.putconn(one)
+
+
+@postgresql
+def test_a_pool_finds_a_database_that_is_back_at_once(tmp_path: Path) -> None:
+    pool = connection.pool  # type: ignore[attr-defined]
+    until = threading.Event()
+
+    def ask_now_and_then() -> None:
+        while not until.wait(0.2):
+            with suppress(psycopg_pool.PoolTimeout):
+                pool.putconn(pool.getconn(timeout=0.5))
+
+    connection.ensure_connection()
+    there, back = ("ALTER DATABASE {name} ALLOW_CONNECTIONS " + word for word in ("false", "true"))
+    others = [threading.Thread(target=ask_now_and_then) for _ in range(3)]
+    with changed(there, back):
+        for thread in others:
+            thread.start()
+        time.sleep(8)  # it would try again after 1, 2, 4 and then 8 seconds
+    start = time.monotonic()
+    pool.putconn(pool.getconn(timeout=20))
+    seconds = time.monotonic() - start
+    until.set()
+    for thread in others:
+        thread.join()
+    assert seconds < 4
 
 
 @contextmanager
