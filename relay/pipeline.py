@@ -16,7 +16,6 @@ from relay import metering, tokens
 from relay.answer import Last, pass_answer_on
 from relay.call import Account, Call, Demand
 from relay.errors import (
-    Interrupted,
     NoAccountAvailable,
     NotRecordable,
     RelayError,
@@ -80,8 +79,6 @@ async def admitted(flight: Flight) -> bool:
     run, call = flight.run, flight.call
     accounts = ACCOUNTS.current
     try:
-        if run.stopping:
-            raise Interrupted("Baton is restarting.", retry_after=1)
         if not run.journal.healthy:
             raise NotRecordable("This relay can't record calls at the moment.", retry_after=5)
         found = selection.able(call, accounts)

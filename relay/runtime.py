@@ -227,8 +227,8 @@ class Runtime:
         server(number, frame)
 
     def close_doors(self, *, within: float) -> None:
-        """Take no new calls, and interrupt those that still run after `within` seconds: then each client is told, and
-        the record says why, before the server cuts the connections. Idempotent."""
+        """Say so in `/readyz` (the server takes no more connections), and interrupt what still runs after `within`
+        seconds: each client is told, and its record says why, before the server cuts them off. Idempotent."""
         if not self.stopping:
             self.stopping = True
             self._end = self._loop.time() + within

@@ -22,7 +22,7 @@ MOMENTS = {
     "between events": ("3", b"content_block_delta"),
     "at the last event": ("end", b"content_block_stop"),
 }
-MID_EVENT = "chunks=2~size=8000000~out=77"
+MID_EVENT = {"abort": "chunks=2~size=8000000~hang=1", "drain": "chunks=2~size=8000000~out=77~pause=0.4@1"}
 moments = pytest.mark.parametrize("where, seen", MOMENTS.values(), ids=MOMENTS.keys())
 
 
@@ -131,7 +131,7 @@ def test_a_client_that_leaves_in_the_middle_of_an_event(
 ) -> None:
     installation.account(on_disconnect=on_disconnect)
     key = installation.key()
-    left = leave(server, installation, key, MID_EVENT, seen=b"content_block_delta", stream=True)
+    left = leave(server, installation, key, MID_EVENT[on_disconnect], seen=b"content_block_delta", stream=True)
     end, at = upstream_end(installation)
     status, source, output = booked(installation, key)
     assert status == "client_disconnected"
