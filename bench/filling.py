@@ -7,7 +7,8 @@ FILL = """
         id, created_at, key_id, key_name, team_id, team_name, account_id, account_name, provider, dialect, endpoint,
         requested_model, upstream_model, response_model, stream, status, http_status, error, usage_source, input_tokens,
         output_tokens, extra_tokens, cost_nanos, held_nanos, unpriced, price_version, lines, duration_ms, attempts,
-        candidates, flags, provider_usage, origin, upstream_request_id, response_id, session, end_user, user_agent, tags, service_tier
+        candidates, flags, provider_usage, origin, upstream_request_id, response_id, session, end_user, user_agent,
+        tags, service_tier
     )
     SELECT (lpad(to_hex(ms), 12, '0') || '7' || substr(h, 1, 3) || '8' || substr(h, 4, 15))::uuid,
         to_timestamp(ms / 1000.0), n %% 200, 'key ' || n %% 200, n %% 20, 'team ' || n %% 20, n %% 10,
