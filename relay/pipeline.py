@@ -23,6 +23,7 @@ from relay.errors import (
     UpstreamOverloaded,
     UpstreamRejected,
     UpstreamUnreachable,
+    let_frames_go,
 )
 from relay.flight import ClientLeft, Flight, Watch, as_relay_error, opening_record
 from relay.providers import PROVIDERS
@@ -71,7 +72,11 @@ async def carry(flight: Flight) -> None:
     except Exception as failed:
         logger.exception("Call %s could not be settled; its open entry stands", flight.call.id)
         error = as_relay_error(failed)
-    await finish(flight, error, last)
+    try:
+        await finish(flight, error, last)
+    finally:
+        let_frames_go(error)
+        error = None
 
 
 async def admitted(flight: Flight) -> bool:
@@ -123,6 +128,7 @@ async def fly(flight: Flight, ranking: Ranking) -> Last:
         try:
             return await attempt(flight, account)
         except UpstreamError as error:
+            let_frames_go(error)
             failures.append(error)
             last_one = position == len(ranking.accounts) - 1
             await health.failed(run.store, account, flight.model, error, last=last_one, now=time.time())
@@ -165,6 +171,7 @@ async def attempt(flight: Flight, account: Account) -> Last:
         raise
     finally:
         flight.tried(account, since=since, error=error)
+        error = None  # its traceback holds this frame
 
 
 async def ask(flight: Flight, account: Account, request: UpstreamRequest) -> Last:

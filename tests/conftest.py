@@ -149,7 +149,9 @@ def start_server(processes: list[Process], data_dir: Path, tmp_path: Path) -> It
     """Start servers of the test's own, with other settings; they are stopped, and must stop cleanly, at its end."""
     mine: list[Server] = []
 
-    def start(kind: Literal["uvicorn", "daphne"] = "uvicorn", *, data: Path | None = None, **env: str) -> Server:
+    def start(
+        kind: Literal["uvicorn", "daphne", "collecting"] = "uvicorn", *, data: Path | None = None, **env: str
+    ) -> Server:
         started = Server(kind=kind, folder=data_dir, data=data or tmp_path / f"data-{len(mine)}", env=env)
         mine.append(started)
         processes.append(started)
