@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable
 
@@ -27,6 +28,9 @@ HOLD_SECONDS = 2.0
 PROGRESS_SECONDS = 5.0
 # After its terminal event an upstream ends the response at once; waiting for that keeps the connection for the next.
 LINGER_SECONDS = 0.02
+# Names of what was left out, which may stand in the client's body as anything.
+UNPRINTABLE = re.compile(r"[^ -~]")
+MAX_DROPPED = 1000
 SSE_HEADERS = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -215,5 +219,5 @@ def own_headers(flight: Flight, dropped: tuple[str, ...] = ()) -> list[tuple[byt
     if flight.rates:
         headers += flight.dialect.rate_headers(flight.rates, now=time.time())
     if dropped:
-        headers.append((b"x-relay-dropped", ",".join(dropped).encode("latin1", "replace")))
+        headers.append((b"x-relay-dropped", UNPRINTABLE.sub("?", ",".join(dropped))[:MAX_DROPPED].encode()))
     return headers

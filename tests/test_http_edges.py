@@ -171,3 +171,21 @@ def test_a_very_long_header_passes(server: Server, installation: Installation) -
     long = ("x-long", "a" * 30_000)
     headers = (("x-api-key", installation.key()), VERSION, long)
     assert ask(server, "POST", "/v1/messages", *headers, body=asked()).status == 200
+
+
+@pytest.mark.parametrize("server", ["uvicorn"], indirect=True)
+@pytest.mark.parametrize(
+    "name", ["evil\r\nset-cookie: a=b", "a" * 9000, "computer-use-\u4e2d", "computer-use-\r\nx-evil: 1"]
+)
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_beta_in_the_body_that_no_header_can_hold_harms_nobody(
+    server: Server, installation: Installation, name: str, stream: bool
+) -> None:
+    known = installation.simulator.service_account()
+    installation.account(kind="vertex", settings={"location": "us-east5"}, credential={"service_account": known})
+    body, key = asked(anthropic_beta=[name], stream=stream), installation.key()
+    answer = ask(server, "POST", "/v1/messages", ("x-api-key", key), VERSION, body=body)
+    assert (answer.status, answer.values("set-cookie")) == (200, [])
+    assert 0 < len(answer["x-relay-dropped"]) <= 1000
+    (record,) = installation.records(key=key)
+    assert (record.status, len(record.attempts)) == ("ok", 1)

@@ -6,6 +6,7 @@ answer 400 for what they do not know; the record and `x-relay-dropped` say so.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -20,6 +21,8 @@ Fields = dict[str, msgspec.Raw | bytes]
 _raws = msgspec.json.Decoder(Raws)
 _list = msgspec.json.Decoder(list[msgspec.Raw])
 _names = msgspec.json.Decoder(list[str])
+# A body may name anything; what is kept stands in a header.
+BETA = re.compile(r"[a-zA-Z0-9._-]{1,100}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,8 @@ class ClaudeTable:
         dropped: list[str] = []
         for name in asked:
             renamed = self.rename.get(name, name)
-            if renamed not in refused and any(fnmatchcase(renamed, pattern) for pattern in self.keep):
+            known = BETA.fullmatch(renamed) and any(fnmatchcase(renamed, pattern) for pattern in self.keep)
+            if known and renamed not in refused:
                 if renamed not in kept:
                     kept.append(renamed)
             else:

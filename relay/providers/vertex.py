@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 from urllib.parse import quote, urlencode, urlsplit
 
 import msgspec
 from google.auth import crypt, jwt
+from msgspec.structs import replace
 
 from relay.call import Account, Call, Endpoint
 from relay.dialects.gemini_array import GeminiFramer
