@@ -1,4 +1,4 @@
-"""A call that has ended is freed at once, however it ended: the collector looks seldom at what has lived for a while."""
+"""A call that has ended is freed at once, however it ended: the collector seldom looks at what has lived a while."""
 
 from __future__ import annotations
 
