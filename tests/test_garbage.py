@@ -48,12 +48,16 @@ def test_an_ended_call_leaves_the_collector_nothing(
     server = start_server("collecting")
     installation.account(credential={"api_key": credential})
     key = installation.key()
-    ask = lambda stream: post(server, "/v1/messages", json.dumps(body(stream=stream)).encode(), key)  # noqa: E731
-    ask(True), ask(False)
+
+    def ask(*, stream: bool) -> None:
+        post(server, "/v1/messages", json.dumps(body(stream=stream)).encode(), key)
+
+    ask(stream=True)
+    ask(stream=False)
     collected(server)
     for stream in (True, False):
         for _ in range(CALLS):
-            ask(stream)
+            ask(stream=stream)
         assert flights(found := collected(server)) == 0, found
 
 
