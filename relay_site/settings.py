@@ -29,7 +29,7 @@ def env_bool(name: str, *, default: bool = False) -> bool:
 # --- Baton -----------------------------------------------------------------------------------------
 
 RELAY_DATA_DIR = Path(env("RELAY_DATA_DIR") or BASE_DIR / "var").resolve()
-RELAY_DATA_DIR.mkdir(parents=True, exist_ok=True)
+RELAY_DATA_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)  # who called whom, sessions, credentials
 DEFAULT_BIND = "127.0.0.1:8000"
 RELAY_BIND = env("RELAY_BIND", DEFAULT_BIND)
 RELAY_MAX_BODY_BYTES = int(float(env("RELAY_MAX_BODY_MB") or 32) * 1024 * 1024)

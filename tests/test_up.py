@@ -135,6 +135,7 @@ def test_from_nothing_to_a_first_call_and_back_with_the_data(up: Start, tmp_path
 
     assert sign_in(first.url, password_of(text)).headers["location"] == "/admin/"
     assert stat.S_IMODE((tmp_path / "data/secret_keys").stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == 0o700
     names = [" ".join(child.cmdline()) for child in first.children()]
     assert [part for part in ("uvicorn", "celery", "relay.simulator") if not any(part in name for name in names)] == []
     assert first.ends(signal.SIGINT) == 0
