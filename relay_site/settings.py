@@ -15,7 +15,7 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 
 
 def env(name: str, default: str = "") -> str:
-    return os.environ.get(name, default).strip()
+    return os.environ.get(name, "").strip() or default
 
 
 def env_seconds(name: str, default: float) -> float:
@@ -29,8 +29,9 @@ def env_bool(name: str, *, default: bool = False) -> bool:
 # --- Baton -----------------------------------------------------------------------------------------
 
 RELAY_DATA_DIR = Path(env("RELAY_DATA_DIR") or BASE_DIR / "var").resolve()
-RELAY_DATA_DIR.mkdir(parents=True, exist_ok=True)
-RELAY_BIND = env("RELAY_BIND", "127.0.0.1:8000")
+RELAY_DATA_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)  # who called whom, sessions, credentials
+DEFAULT_BIND = "127.0.0.1:8000"
+RELAY_BIND = env("RELAY_BIND", DEFAULT_BIND)
 RELAY_MAX_BODY_BYTES = int(float(env("RELAY_MAX_BODY_MB") or 32) * 1024 * 1024)
 RELAY_CONNECT_TIMEOUT = env_seconds("RELAY_CONNECT_TIMEOUT", 10)
 RELAY_FIRST_BYTE_TIMEOUT = env_seconds("RELAY_FIRST_BYTE_TIMEOUT", 600)
@@ -80,9 +81,18 @@ SECRET_KEY_FALLBACKS = RELAY_SECRET_KEYS[1:]
 DEBUG = env_bool("DEBUG")
 BIND_HOST = urlsplit(f"//{RELAY_BIND}").hostname or ""
 LOOPBACK = BIND_HOST in {"127.0.0.1", "localhost", "::1", ""}
-ALLOWED_HOSTS = [host for host in env("ALLOWED_HOSTS").split(",") if host] or (
-    ["localhost", "127.0.0.1", "[::1]", "testserver"] if LOOPBACK else [BIND_HOST]
-)
+
+
+def hosts_of(bind_host: str) -> list[str]:
+    """Names under which the admin answers where none are given: this machine's own, and the address listened on."""
+    host = f"[{bind_host}]" if ":" in bind_host else bind_host
+    return [*dict.fromkeys(["localhost", "127.0.0.1", "[::1]", host or "localhost"])]
+
+
+ALLOWED_HOSTS = [host for host in env("ALLOWED_HOSTS").split(",") if host] or [
+    *hosts_of(BIND_HOST),
+    *(["testserver"] if LOOPBACK else []),
+]
 CSRF_TRUSTED_ORIGINS = [origin for origin in env("CSRF_TRUSTED_ORIGINS").split(",") if origin]
 ROOT_URLCONF = "relay_site.urls"
 ASGI_APPLICATION = "relay_site.asgi.application"
@@ -188,7 +198,7 @@ SECURE_CONTENT_TYPE_NOSNIFF = True
 X_FRAME_OPTIONS = "DENY"
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if RELAY_TRUSTED_PROXIES else None
 
-# unfold's Alpine evaluates expressions and sets inline styles; docs/operators.md names the exception.
+# unfold's Alpine evaluates expressions and sets inline styles; docs/deployment.md names the exception.
 CONTENT_SECURITY_POLICY = {
     "DIRECTIVES": {
         "default-src": ["'self'"],

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from relay_site.checks import bound_hosts, dangers, is_loopback
+from relay_site.settings import hosts_of
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -22,6 +23,13 @@ def test_loopback(host: str) -> None:
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "baton.example", "localhost.example"])
 def test_reachable_from_elsewhere(host: str) -> None:
     assert not is_loopback(host)
+
+
+@pytest.mark.parametrize(
+    "bind_host, own", [("127.0.0.1", []), ("0.0.0.0", ["0.0.0.0"]), ("2001:db8::1", ["[2001:db8::1]"])]
+)
+def test_the_admin_answers_to_this_machine_and_to_where_it_listens(bind_host: str, own: list[str]) -> None:
+    assert hosts_of(bind_host) == ["localhost", "127.0.0.1", "[::1]", *own]
 
 
 @pytest.mark.parametrize(

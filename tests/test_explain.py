@@ -127,7 +127,7 @@ def test_a_person_reads_a_table(settings: Any) -> None:
     make_account("longer-name", "active=false")
     assert said("--key", "mine", "--model", "m") == (
         "A call of mine for m (anthropic) would go to one.\n"
-        "No relay answers: calls in flight and limits are not known, rests are those noted so far.\n"
+        f"No relay answers at {NOBODY}: calls in flight and limits are not known, rests are those noted so far.\n"
         "  * one          priority 50\n"
         "    longer-name  switched off\n"
     )

@@ -30,8 +30,9 @@ Start = Callable[..., "Up"]
 class Up:
     """One `manage.py up`, on SQLite and memory, in a data folder of its own."""
 
-    def __init__(self, data: Path, *arguments: str, port: int = 0) -> None:
+    def __init__(self, data: Path, *arguments: str, port: int = 0, host: str = "127.0.0.1") -> None:
         self.data = data
+        self.host = host
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.output = data.parent / f"{data.name}-{self.port}.log"
@@ -51,7 +52,7 @@ class Up:
         kept = {
             name: value for name, value in os.environ.items() if not name.startswith(("RELAY_", "DATABASE", "REDIS"))
         }
-        return {**kept, "RELAY_DATA_DIR": str(self.data), "RELAY_BIND": f"127.0.0.1:{self.port}"}
+        return {**kept, "RELAY_DATA_DIR": str(self.data), "RELAY_BIND": f"{self.host}:{self.port}"}
 
     def text(self) -> str:
         return self.output.read_text()
@@ -134,6 +135,7 @@ def test_from_nothing_to_a_first_call_and_back_with_the_data(up: Start, tmp_path
 
     assert sign_in(first.url, password_of(text)).headers["location"] == "/admin/"
     assert stat.S_IMODE((tmp_path / "data/secret_keys").stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == 0o700
     names = [" ".join(child.cmdline()) for child in first.children()]
     assert [part for part in ("uvicorn", "celery", "relay.simulator") if not any(part in name for name in names)] == []
     assert first.ends(signal.SIGINT) == 0
@@ -190,6 +192,16 @@ def test_without_the_demo_there_is_no_account_no_key_no_simulator_and_no_orphan(
 
     # Killed, it still takes its programs along.
     assert started.ends(signal.SIGKILL) == -signal.SIGKILL
+
+
+def test_listening_everywhere_the_announced_admin_answers(up: Start, tmp_path: Path) -> None:
+    started = up(tmp_path / "data", "--no-demo", host="0.0.0.0")
+    text = started.wait_until_announced()
+    assert f"Admin      {started.url}/admin/\n" in text
+    assert httpx.get(f"{started.url}/admin/login/").status_code == 200
+    assert httpx.get(f"{started.url}/admin/login/", headers={"host": "elsewhere.example"}).status_code == 400
+    assert f"export RELAY_BIND=0.0.0.0:{started.port}\n" in text
+    assert "set ALLOWED_HOSTS" in text
 
 
 def test_a_taken_port_is_named(up: Start, tmp_path: Path) -> None:

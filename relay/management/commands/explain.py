@@ -7,6 +7,7 @@ from argparse import ArgumentParser
 from collections.abc import Iterable
 from typing import Any
 
+from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
 from relay.explain import Unknown, explain_call, explain_now
@@ -52,7 +53,10 @@ def lines(found: dict[str, Any]) -> Iterable[str]:
         if not carried:
             yield f"  {found['status']} {found['message']}"
     if not found.get("live", True):
-        yield "No relay answers: calls in flight and limits are not known, rests are those noted so far."
+        yield (
+            f"No relay answers at {settings.RELAY_INTERNAL_URL}: "
+            "calls in flight and limits are not known, rests are those noted so far."
+        )
     width = max((len(row["account"]) for row in found["candidates"]), default=0)
     for row in found["candidates"]:
         yield f"  {'*' if row['taken'] else ' '} {row['account']:<{width}}  {row['reason']}"

@@ -239,7 +239,18 @@ def announcement(made: Made, programs: Sequence[Program]) -> str:
             "The admin's pages fill with a made-up month within a minute; it is marked as demo, and no key's bill.",
         ]
         lines += ["Without it: .venv/bin/python manage.py seed_demo --remove"]
-    return "\n".join([*lines, "", "Ctrl-C ends everything.", ""])
+    return "\n".join([*lines, *hints(), "", "Ctrl-C ends everything.", ""])
+
+
+def hints() -> list[str]:
+    """What else a person has to say at an address that is not the usual one."""
+    lines = []
+    if settings.RELAY_BIND != settings.DEFAULT_BIND:
+        lines += ["", f"Commands in another shell ask the relay there too: export RELAY_BIND={settings.RELAY_BIND}"]
+    if not settings.LOOPBACK:
+        lines += ["", "Admin from other machines: set ALLOWED_HOSTS to the names that they use for this one,"]
+        lines += ["and SECURE_COOKIES=0 where there is no https in front."]
+    return lines
 
 
 def curl(url: str, key: str) -> str:
