@@ -172,7 +172,7 @@ async def refuse(flight: Flight, error: RelayError) -> None:
     """A call of a known key that may not go: a `refused` record with the reason, the first ten a minute."""
     record = flight.record
     if flight.reservation is not None:
-        await admission.release(flight.run.store, flight.reservation, now=time.time())
+        await admission.release(flight.run.store, flight.reservation, now=time.time(), counted=False)
     flight.rates = error.rates or flight.rates
     record.candidates = selection.candidates(error.candidates)
     record.status, record.error = CallStatus.REFUSED.value, clean(error.reason, 200)
