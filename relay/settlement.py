@@ -69,13 +69,21 @@ async def settle_limits(flight: Flight) -> None:
     """Replace what was reserved by what was used, give the slot back, and count the end."""
     run, record = flight.run, flight.record
     assert flight.reservation is not None
-    seats = (flight.seat.id,) if flight.seat is not None else ()
+    seats = seats_of(flight)
     own = admission.settlement_of(flight.reservation, record, seats=seats)
     accounts = quota.settlements(flight.call, record, now=own.now)
     if own.holds or seats or accounts:
         await run.store.settle(own, *accounts)
     metrics.count(record)
     run.live.note(record)
+
+
+def seats_of(flight: Flight) -> tuple[int, ...]:
+    """The accounts whose slots the call may hold: that of its attempt, and the one that it got with its limits, which
+    it holds before there is any attempt."""
+    seen = flight.reservation.seen if flight.reservation is not None else None
+    held = {seen.taken if seen is not None else 0, flight.seat.id if flight.seat is not None else 0}
+    return tuple(sorted(held - {0}))
 
 
 def fill_record(flight: Flight, error: End) -> None:
