@@ -9,7 +9,7 @@ from itertools import islice
 
 import msgspec
 from django.db import transaction
-from django.db.models import QuerySet, Sum
+from django.db.models import Q, QuerySet, Sum
 
 from accounts.credentials import encrypt
 from accounts.models import Account, AccountEvent
@@ -17,7 +17,7 @@ from apikeys.authentication import new_secret
 from apikeys.models import ApiKey, Limit, Team
 from relay import rollup
 from relay.call import Record
-from relay.demo_calls import TAG, Caller, Upstream, calls
+from relay.demo_calls import ORIGIN, TAG, Caller, Upstream, calls
 from relay.entries import Entry, Kind
 from relay.models import UsageCorrection, UsageRecord
 from relay.partitions import first_id
@@ -45,6 +45,7 @@ TEAMS = (
     ("Demo Research", "CC-300", (("demo-claude-code", 5.0, "prototypes", "claude-cli"),)),
     ("", "", (("demo-notebooks", 1.5, "", "anthropic-sdk-python"),)),
 )
+KEY_NAMES = [name for _, _, keys in TEAMS for name, *_ in keys]
 EXPIRING, EXPIRES = "demo-notebooks", timedelta(days=9)
 NEARLY_SPENT = "demo-search-ci"
 DIME = 10**8
@@ -93,14 +94,15 @@ def seed(*, days: int, per_day: int, now: datetime, chunk: int = CHUNK, go_on: G
     try:
         while batch := list(islice(made, chunk)):
             if not go_on():
-                remove()
-                remove_records([caller.key_id for caller in callers])
                 raise DemoUnwanted
             written += books.add([entry_of(record) for record in batch])
+        # Last: a relay that runs counts what is in the ledger when it first sees a limit.
+        make_limits(callers, now=now)
+    except DemoUnwanted:
+        remove()
+        raise
     finally:
         books.close()
-    # Last: a relay that runs counts what is in the ledger when it first sees a limit.
-    make_limits(callers, now=now)
     return Seeded(written, rollup.roll_up().hours)
 
 
@@ -110,13 +112,13 @@ def exists() -> bool:
 
 
 def demo_keys() -> QuerySet[ApiKey]:
-    return ApiKey.objects.filter(**{f"tags__{TAG}": "1"})
+    """The demo's own: anybody may give a key of theirs the tag."""
+    return ApiKey.objects.filter(name__in=KEY_NAMES, **{f"tags__{TAG}": "1"})
 
 
 def in_period(start: datetime, end: datetime) -> bool:
     """Whether made-up records lie in this time."""
-    keys = list(demo_keys().values_list("pk", flat=True))
-    return UsageRecord.objects.filter(key_id__in=keys, pk__gte=first_id(start), pk__lt=first_id(end)).exists()
+    return UsageRecord.objects.filter(origin=ORIGIN, pk__gte=first_id(start), pk__lt=first_id(end)).exists()
 
 
 def entry_of(record: Record) -> Entry:
@@ -154,9 +156,12 @@ def make_callers(*, now: datetime) -> list[Caller]:
 
 
 def make_limits(callers: list[Caller], *, now: datetime) -> None:
-    """A monthly budget for each key; that of one is nearly spent."""
+    """A monthly budget for each key; that of one is nearly spent. Raises `DemoUnwanted` where the keys are gone."""
     month = midnight(now.astimezone(report_zone()).date().replace(day=1), report_zone())
     with transaction.atomic():
+        kept = ApiKey.objects.select_for_update().filter(pk__in=[caller.key_id for caller in callers])
+        if len(kept) < len(callers):
+            raise DemoUnwanted
         for caller in callers:
             amount = BUDGET
             if caller.key_name == NEARLY_SPENT:
@@ -195,14 +200,17 @@ def remove(*, roll_up: bool = True) -> int:
         ApiKey.objects.filter(pk__in=keys).delete()
         Team.objects.filter(description=MARK).delete()
         Account.objects.filter(pk__in=accounts).delete()
+    removed += remove_records(keys)  # whoever was writing them finds no key from now on
     if roll_up:
         rollup.roll_up()
     return removed
 
 
 def remove_records(keys: list[int]) -> int:
-    """Take away these keys' made-up records and their corrections; return how many went."""
-    records = UsageRecord.objects.filter(key_id__in=keys, **{f"tags__{TAG}": "1"}).order_by()
+    """Take away the made-up records and their corrections; return how many went. Older ones are known by the demo's
+    keys and their tag alone."""
+    older = Q(key_id__in=keys, **{f"tags__{TAG}": "1"})
+    records = UsageRecord.objects.filter(Q(origin=ORIGIN) | older).order_by()
     removed = 0
     while ids := list(records.values_list("pk", flat=True)[:CHUNK]):
         with transaction.atomic():

@@ -122,9 +122,10 @@ async def fly(flight: Flight, ranking: Ranking) -> Last:
     failures: list[UpstreamError] = []
     for position, account in enumerate(accounts):
         use = partial(demand_on, run, call, [account])
+        flight.seat = account  # before it is taken: what is cut off meanwhile gives it back
         if not await selection.take(call, account, store=run.store, now=time.time(), ranking=ranking, demand=use):
+            flight.seat = None
             continue
-        flight.seat = account
         try:
             return await attempt(flight, account)
         except UpstreamError as error:

@@ -69,13 +69,21 @@ async def settle_limits(flight: Flight) -> None:
     """Replace what was reserved by what was used, give the slot back, and count the end."""
     run, record = flight.run, flight.record
     assert flight.reservation is not None
-    seats = (flight.seat.id,) if flight.seat is not None else ()
+    seats = seats_of(flight)
     own = admission.settlement_of(flight.reservation, record, seats=seats)
     accounts = quota.settlements(flight.call, record, now=own.now)
     if own.holds or seats or accounts:
         await run.store.settle(own, *accounts)
     metrics.count(record)
     run.live.note(record)
+
+
+def seats_of(flight: Flight) -> tuple[int, ...]:
+    """The accounts whose slots the call may hold: that of its attempt, and the one that it got with its limits, which
+    it holds before there is any attempt."""
+    seen = flight.reservation.seen if flight.reservation is not None else None
+    held = {seen.taken if seen is not None else 0, flight.seat.id if flight.seat is not None else 0}
+    return tuple(sorted(held - {0}))
 
 
 def fill_record(flight: Flight, error: End) -> None:
@@ -172,7 +180,7 @@ async def refuse(flight: Flight, error: RelayError) -> None:
     """A call of a known key that may not go: a `refused` record with the reason, the first ten a minute."""
     record = flight.record
     if flight.reservation is not None:
-        await admission.release(flight.run.store, flight.reservation, now=time.time())
+        await admission.release(flight.run.store, flight.reservation, now=time.time(), counted=False)
     flight.rates = error.rates or flight.rates
     record.candidates = selection.candidates(error.candidates)
     record.status, record.error = CallStatus.REFUSED.value, clean(error.reason, 200)

@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +26,7 @@ from apikeys.models import ApiKey, Limit, Team
 from relay import demo, demo_month
 from relay.demo import seed
 from relay.demo_calls import MODELS, Caller, Upstream, calls
+from relay.entries import Entry
 from relay.models import BillingPeriod, RollUpMark, UsageDay, UsageHour, UsageRecord
 from relay.prices import load_prices
 from relay.pricing import PriceBook
@@ -83,6 +85,33 @@ def test_removing_it_leaves_what_others_made(capsys: pytest.CaptureFixture[str])
     assert (UsageHour.objects.count(), UsageDay.objects.count()) == (1, 1)
     assert reconcile(now=timezone.now()).ok
     assert "Removed" in capsys.readouterr().out
+
+
+@pytest.mark.django_db(transaction=True)
+def test_removing_it_leaves_a_key_of_somebody_who_uses_the_same_tag() -> None:
+    digest = b"d" * 32
+    key = ApiKey.objects.create(name="sales-demo", public_id="p1", digest=digest, tags={"demo": "1"})
+    own = make_record(timezone.now() - timedelta(hours=1), key_id=key.pk, tags={"demo": "1"})
+    assert not demo.exists()
+    seed(days=1, per_day=20, now=timezone.now())
+    assert demo.remove() > 0
+    assert [record.pk for record in UsageRecord.objects.all()] == [own.pk]
+    assert [row.pk for row in ApiKey.objects.all()] == [key.pk]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_removed_while_its_last_records_are_written_it_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Late(demo.Books):
+        def add(self, entries: Sequence[Entry]) -> int:
+            demo.remove()
+            return super().add(entries)
+
+    monkeypatch.setattr(demo, "Books", Late)
+    with pytest.raises(CommandError, match="Somebody has removed"):
+        call_command("seed_demo", "--days", "1", "--per-day", "40")
+    left = [model.objects.count() for model in (UsageRecord, ApiKey, Team, Account, Limit)]
+    assert left == [0, 0, 0, 0, 0]
+    assert reconcile(now=timezone.now()).ok
 
 
 @pytest.mark.django_db(transaction=True)

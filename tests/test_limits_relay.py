@@ -198,3 +198,28 @@ def test_a_limit_that_cannot_be_checked_refuses_or_admits_as_the_setting_says(
     if status == 503:
         assert answer.headers["retry-after"] == "5"
     assert call(relay, free).status_code == 200
+
+
+@uvicorn
+def test_a_call_that_no_account_could_take_counts_nowhere(server: Server, installation: Installation) -> None:
+    installation.account(slots=1)
+    key = installation.key(limits=["requests 5 per day", "tokens 100000 per day"])
+    with httpx.stream(
+        "POST",
+        f"{server.url}/v1/messages",
+        json={
+            "model": f"{MODEL}~chunks=3~hang=2",
+            "max_tokens": 20,
+            "stream": True,
+            "messages": [{"role": "user", "content": "Hi"}],
+        },
+        headers={"x-api-key": key, "anthropic-version": "2023-06-01"},
+        timeout=20,
+    ) as answer:
+        assert answer.status_code == 200
+        assert [call(server, key).status_code for _ in range(3)] == [503] * 3
+        requests = next(limit for limit in standing(server, key) if limit["metric"] == "requests")
+        assert requests["used"] == 1
+    installation.records(key=key, count=4)
+    server.wait_idle()
+    checked(server)

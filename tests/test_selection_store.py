@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync
 
-from accounts import health, selection
+from accounts import health, quota, selection
 from accounts.selection import Ranking, able, free, rank, take
 from apikeys import admission, seeding
 from apikeys.ledger_sums import Used
+from relay import pipeline, settlement
 from relay.call import Account, Call, Demand, LimitRule, Record
 from relay.errors import NoAccountAvailable, UpstreamError, UpstreamOverloaded
 from relay.state.base import Admitted, Rest, Store
@@ -342,3 +346,28 @@ def test_a_conversation_costs_one_round_trip_before_the_upstream_and_one_after_i
         raise AssertionError("no limit on tokens or cost")
 
     stores.play("redis", story)
+
+
+@pytest.mark.parametrize("with_its_limits", [True, False])
+def test_a_call_that_is_cut_off_gives_its_slot_back(with_its_limits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def cut_off(*given: Any, **named: Any) -> bool:
+        raise asyncio.CancelledError
+
+    async def story() -> None:
+        store, asked, one = MemoryStore(), call(), account("one", slots=1)
+        question = selection.question(asked, able(asked, (one,)), now=NOW, take=with_its_limits)
+        reservation = await admission.reserve(store, asked, quota.no_estimate, now=NOW, question=question)
+        relay = SimpleNamespace(store=store, max_attempts=3, live=SimpleNamespace(note=lambda record: None))
+        record = Record(id=asked.id, created_at=NOW)
+        flight: Any = SimpleNamespace(run=relay, call=asked, seat=None, reservation=reservation, record=record)
+        if not with_its_limits:
+            ranking = await rank(asked, accounts=(one,), store=store, now=NOW, seen=reservation.seen)
+            with pytest.raises(asyncio.CancelledError):
+                await pipeline.fly(flight, ranking)
+        assert await stores.in_flight(store, [one.id], now=NOW) == {one.id: 1}
+        await settlement.settle_limits(flight)
+        assert await stores.in_flight(store, [one.id], now=NOW) == {one.id: 0}
+
+    monkeypatch.setattr(quota, "reserve", cut_off)
+    monkeypatch.setattr(time, "time", lambda: NOW)
+    async_to_sync(story)()

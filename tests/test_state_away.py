@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync
@@ -124,6 +125,28 @@ def test_a_reservation_whose_answer_was_lost_is_given_back(outage: Outage, monke
             assert await used(store) == 5
             await store.renew([], now=NOW + 5, lease=90)
             assert await used(store) == 0
+
+    async_to_sync(story)()
+
+
+def test_a_call_that_ends_while_leases_are_prolonged_keeps_none(
+    outage: Outage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        async with seeded() as store:
+            pipeline = store._link.pipeline
+
+            async def overtaken(commands: list[tuple[str | int | float, ...]]) -> list[Any]:
+                if commands and commands[0][0] == "ZADD":
+                    await store.settle(Settlement("a", (CALLS,), {}, NOW, NOW, (5,)))
+                return await pipeline(commands)
+
+            await store.reserve("a", [CALLS], now=NOW, lease=90)
+            await store.take_slot(5, "a", slots=1, now=NOW, lease=90)
+            monkeypatch.setattr(store._link, "pipeline", overtaken)
+            await store.renew(["a"], now=NOW, lease=90)
+            assert await in_flight(store, [5], now=NOW) == {5: 0}
+            assert await store.used([CALLS.counter], now=NOW) == {CALLS.counter: 0}
 
     async_to_sync(story)()
 

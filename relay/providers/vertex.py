@@ -20,8 +20,8 @@ from relay.providers.base import Framer, Headers, Provider, UpstreamRequest
 from relay.providers.headers import BATON_USER_AGENT, first
 from relay.sse import SseFramer
 
-LOCATION = re.compile(r"^(?:global|us|eu|[a-z]+-[a-z]+\d{1,2})$")
-PROJECT = re.compile(r"^[a-z0-9][a-z0-9.:-]{0,61}[a-z0-9]$")
+LOCATION = re.compile(r"global|us|eu|[a-z]+-[a-z]+\d{1,2}")
+PROJECT = re.compile(r"[a-z0-9][a-z0-9.:-]{0,61}[a-z0-9]")
 # A base URL that goes on like the vendor's own paths.
 VERSION = re.compile(r"/v1(?:beta1)?/?$")
 # Locations that are more than a region (google-genai 3.4.0, anthropic 2.12.0).
@@ -190,9 +190,9 @@ class Vertex(Provider):
     def check(self, account: Account) -> list[str]:
         location, project = location_of(account), project_of(account)
         wrong = wrong_key(account)
-        if not LOCATION.match(location):
+        if not LOCATION.fullmatch(location):
             wrong.append(f"location: {location!r} is no location of Vertex AI; global, us, eu, or a region: us-east5.")
-        if not PROJECT.match(project):
+        if not PROJECT.fullmatch(project):
             wrong.append(f"project: {project!r} is no id of a Google Cloud project, such as my-project-123.")
         return wrong
 

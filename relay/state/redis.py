@@ -191,11 +191,18 @@ class RedisStore(RedisRests):
         self._clock = now, lease
         await self._settle_the_rest()
         await self._load_marks()
-        names: list[tuple[str, str]] = []
-        for owner in owners:
-            held = [key_of(hold) for hold in self._live.get(owner, ()) if hold.metric == CONCURRENCY]
-            names += [(name, owner) for name in (*held, *self._slots_of.get(owner, ()))]
-        await self._link.pipeline([("ZADD", name, now + lease, owner) for name, owner in names])
+        renewed = {owner: self._leases_of(owner) for owner in owners}
+        await self._link.pipeline(
+            [("ZADD", name, now + lease, owner) for owner, names in renewed.items() for name in names]
+        )
+        # A call that ended meanwhile may have given back first what was prolonged then.
+        gone = [(name, owner) for owner, names in renewed.items() for name in names - self._leases_of(owner)]
+        await self._link.pipeline([("ZREM", name, owner) for name, owner in gone])
+
+    def _leases_of(self, owner: str) -> set[str]:
+        """The keys in which a call of this process has a lease."""
+        held = {key_of(hold) for hold in self._live.get(owner, ()) if hold.metric == CONCURRENCY}
+        return held | self._slots_of.get(owner, set())
 
     async def used(self, counters: Sequence[str], *, now: float) -> Mapping[str, int]:
         values = await self._link.pipeline(

@@ -301,6 +301,7 @@ def test_the_audience_is_google_only_at_google(token_uri: str, audience: str) ->
     [
         ({"settings": {"project": "acme-prod"}}, "location"),
         ({"settings": {"location": "moon", "project": "acme-prod"}}, "location"),
+        ({"settings": {"location": "us-east5\n", "project": "acme-prod"}}, "location"),
         ({"settings": {"location": "global", "project": "Acme prod"}}, "project"),
         ({"credential": {}}, "service_account is missing"),
         ({"credential": {"service_account": "AIza"}}, "not the JSON"),
