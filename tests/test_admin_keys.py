@@ -179,7 +179,7 @@ def test_limits_are_shown_as_the_relay_counts_them(staff: Client) -> None:
     with answering_relay({"counters": {"counters": {name: 3 * 10**9}}}) as asked:
         listed, page = staff.get(reverse(LIST)), staff.get(change_url(key))
     assert len(asked) == 2 and name in asked[0]["names"] and len(asked[0]["names"]) == 2
-    assert "$3.00 of $4.00 cost per day" in listed.text
+    assert "$3.00 of $4 per day" in listed.text
     assert "$1.00" in page.text and "(team)" in page.text
 
 
