@@ -46,7 +46,10 @@ def look_ahead(run: Runtime) -> None:
 
 async def ask(run: Runtime, account: Account) -> tuple[int, bytes]:
     """Ask the account's token server, through the account's own proxy; raises `UpstreamError`."""
-    request = PROVIDERS[account.kind].token_request(account, now=time.time())
+    try:
+        request = PROVIDERS[account.kind].token_request(account, now=time.time())
+    except ValueError as error:  # a key that can't be read: nobody else's call has to fail by it
+        raise tokens.error_of("credential") from error
     try:
         async with asyncio.timeout(TOKEN_SECONDS):
             upstream = await run.client.open(request, proxy=account.proxy)

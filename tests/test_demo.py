@@ -33,6 +33,7 @@ from relay.pricing import PriceBook
 from relay.reconcile import reconcile
 from relay.reports import report_zone
 from relay.rollup import roll_up
+from relay.rows import Books
 from tests.admin_cases import make_record, make_user
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -101,7 +102,7 @@ def test_removing_it_leaves_a_key_of_somebody_who_uses_the_same_tag() -> None:
 
 @pytest.mark.django_db(transaction=True)
 def test_removed_while_its_last_records_are_written_it_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Late(demo.Books):
+    class Late(Books):
         def add(self, entries: Sequence[Entry]) -> int:
             demo.remove()
             return super().add(entries)

@@ -8,12 +8,17 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from asgiref.sync import async_to_sync
 from django.conf import settings
 
 from accounts.models import AccountToken
+from relay import tokens
+from relay.call import Account
+from relay.errors import AccountRejected
+from relay.runtime import Runtime
 from tests.harness import Installation, Server
 from tests.test_api_messages import create
 
@@ -78,3 +83,12 @@ def token_of(request: dict[str, Any]) -> str:
 
 def credential_of(request: dict[str, Any]) -> str:
     return str(next(value for name, value in request["headers"] if name.lower() == "authorization"))
+
+
+def test_a_key_that_can_not_be_read_is_a_credential_that_is_rejected() -> None:
+    known = json.dumps({"type": "service_account", "client_email": "a@b.test", "private_key": "cut off"})
+    account = Account(1, "v", "vertex", "", "google", credential={"service_account": known})
+    with pytest.raises(AccountRejected) as caught:
+        async_to_sync(tokens.ask)(cast("Runtime", None), account)
+    assert (caught.value.rest, caught.value.try_next_account) == ("credential", True)
+    assert "cut off" not in str(caught.value)

@@ -53,6 +53,11 @@ MAX_RETRY_AFTER = 1800
 PATIENCE = 60
 
 
+def type_of(status: int) -> str:
+    """The error type that the vendor gives with a status."""
+    return TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
+
+
 class _Error(msgspec.Struct):
     type: str = "api_error"
     message: str = ""
@@ -160,7 +165,7 @@ class Anthropic(Dialect):
 def _status_and_type(error: RelayError) -> tuple[int, str]:
     if isinstance(error, UpstreamError) and error.kind in PASSED_ON and error.upstream_status:
         status = error.upstream_status
-        return status, TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
+        return status, type_of(status)
     return ERRORS.get(error.kind, (error.status, "api_error"))
 
 

@@ -15,6 +15,7 @@ import msgspec
 
 from relay.call import Call
 from relay.dialects import body as json_body
+from relay.dialects.anthropic import type_of
 from relay.errors import UpstreamError
 from relay.providers import google_errors
 from relay.providers.base import Headers, UpstreamRequest
@@ -65,18 +66,6 @@ RENAMED = {"claude-3-5-sonnet-20241022": "claude-3-5-sonnet-v2@20241022"}
 UNEXPECTED = re.compile(r"Unexpected value\(s\) (.+?) for the `anthropic-beta` header")
 NOT_UP = frozenset({b"anthropic-version", b"anthropic-beta"})
 COUNTING = "count-tokens"
-TYPES = {
-    400: "invalid_request_error",
-    401: "authentication_error",
-    402: "billing_error",
-    403: "permission_error",
-    404: "not_found_error",
-    413: "request_too_large",
-    429: "rate_limit_error",
-    503: "overloaded_error",
-    504: "timeout_error",
-    529: "overloaded_error",
-}
 OFFICIAL = ClaudeOfficial()
 
 
@@ -147,5 +136,4 @@ def native_error(status: int, body: bytes) -> bytes:
     if error_body(body) is not None:
         return body
     message = google_errors.hidden(google_errors.Said(body).message) or "The upstream failed."
-    kind = TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
-    return msgspec.json.encode({"type": "error", "error": {"type": kind, "message": message}})
+    return msgspec.json.encode({"type": "error", "error": {"type": type_of(status), "message": message}})
