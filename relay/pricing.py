@@ -90,10 +90,12 @@ class ModelPrice:
     )
     _moments: tuple[float, ...] = field(default=(), init=False, repr=False, compare=False)
     _steps: tuple[int, ...] = field(default=(), init=False, repr=False, compare=False)
+    meters: frozenset[str] = field(default=frozenset(), init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         rows = [row for layers in self.layers.values() for rows in layers for row in rows]
         object.__setattr__(self, "_moments", tuple(sorted({moment for row in rows for moment in (row.start, row.end)})))
+        object.__setattr__(self, "meters", frozenset(meter for meter, _ in self.layers))
         object.__setattr__(self, "_steps", tuple(sorted({row.above for row in rows if row.above > 0})))
 
     def rate(self, meter: str, *, usage: Usage, whole_input: int, at: float) -> Rate | None:
@@ -282,10 +284,9 @@ class _Billing:
 
 
 def cost(usage: Usage, *, models: Sequence[str], provider: str, book: PriceBook, at: float) -> Bill:
-    """Price what a call used. `models` are the names that its model goes by, best first: the first one with prices
-    counts. Thresholds are judged on the whole input of a model run, cached tokens included."""
-    names = [name for name in models if name]
-    name = next((name for name in names if book.find(provider, name) is not None), names[0] if names else "")
+    """Price what a call used. `models` are the names that its model goes by, best first: the first one with prices of
+    what was used counts. Thresholds are judged on the whole input of a model run, cached tokens included."""
+    name = _name_to_price(usage, models=models, provider=provider, book=book)
     billing = _Billing(usage, at)
     own = [*_counts(usage, name), *(item for item in usage.extra if not item.run)]
     if any(item.within for item in own):
@@ -304,6 +305,17 @@ def cost(usage: Usage, *, models: Sequence[str], provider: str, book: PriceBook,
         unpriced=any(line.rate is None for line in billing.lines),
         version=version_of(frozenset(billing.rows)),
     )
+
+
+def _name_to_price(usage: Usage, *, models: Sequence[str], provider: str, book: PriceBook) -> str:
+    """The first name that has a rate for something that was used: a row for web searches alone, which a pattern gives
+    to every name, says nothing of what the tokens cost."""
+    known = [(name, price) for name in models if name and (price := book.find(provider, name)) is not None]
+    if len(known) > 1 and known[0][0] != known[1][0]:
+        used = {item.meter for item in _counts(usage, "")}
+        fitting = (name for name, price in known if not used.isdisjoint(price.meters))
+        return next(fitting, known[0][0])
+    return known[0][0] if known else next((name for name in models if name), "")
 
 
 def _counts(usage: Usage, model: str) -> list[Quantity]:

@@ -176,6 +176,13 @@ def test_a_persons_threshold_adds_to_the_catalogues_base() -> None:
     assert [bill(Usage(input_tokens=count), *rows).lines[0].price for count in (100, 101)] == [1, 2]
 
 
+def test_a_name_that_only_a_searches_price_fits_is_not_what_the_tokens_are_priced_by() -> None:
+    usage = Usage(input_tokens=1000, extra=(Quantity("web_searches", 2),))
+    rows = (rate(1, "input_tokens", "5"), rate(2, "web_searches", "10000", model="m*"))
+    made = bill(usage, *rows, models=("m-of-a-longer-name", "m"))
+    assert (made.unpriced, made.cost) == (False, 5_000_000 + 20_000_000)
+
+
 def test_names_are_looked_up_exactly_then_by_pattern_then_by_the_catalogue() -> None:
     def resolve(provider: str, model: str) -> Known | None:
         return Known("m", "anthropic", 1000) if model.startswith("m-") else None
