@@ -19,7 +19,7 @@ from relay import rollup
 from relay.call import Record
 from relay.demo_calls import ORIGIN, TAG, Caller, Upstream, calls
 from relay.entries import Entry, Kind
-from relay.models import UsageCorrection, UsageRecord
+from relay.models import BillingPeriod, UsageCorrection, UsageRecord
 from relay.partitions import first_id
 from relay.prices import load_prices
 from relay.reports import report_zone
@@ -59,6 +59,10 @@ class DemoExists(Exception):
     """There is demo data already."""
 
 
+class DemoClosed(Exception):
+    """The days reach into a month that finance has closed: its figures stand."""
+
+
 class DemoUnwanted(Exception):
     """Somebody has taken the demo data away while it was written; nothing of it is left."""
 
@@ -73,10 +77,13 @@ def seed(*, days: int, per_day: int, now: datetime, chunk: int = CHUNK, go_on: G
     """Write the demo's rows and so many days of records, and roll them up.
 
     `go_on` is asked before each chunk: it may take its time, and says whether the demo is still wanted. Raises
-    `DemoExists`, and `DemoUnwanted`.
+    `DemoExists`, `DemoClosed` and `DemoUnwanted`.
     """
     if exists():
         raise DemoExists
+    since = (now - timedelta(days=days)).astimezone(report_zone()).date()
+    if BillingPeriod.objects.exclude(closed_at=None).filter(end__gt=since).exists():
+        raise DemoClosed
     with transaction.atomic():
         upstreams = [make_account(*given) for given in ACCOUNTS]
         callers = make_callers(now=now)

@@ -242,3 +242,14 @@ def test_a_month_with_demo_records_is_not_closed(client: Client) -> None:
     assert "October 2026 holds made-up demo records" in said and "September 2026 is closed" in said
     october.refresh_from_db()
     assert october.closed_at is None
+
+
+@pytest.mark.django_db(transaction=True)
+def test_no_demo_record_goes_into_a_closed_month() -> None:
+    start = (timezone.now() - timedelta(days=20)).date()
+    BillingPeriod.objects.create(start=start, end=start + timedelta(days=10), closed_at=timezone.now())
+    with pytest.raises(CommandError, match="closed billing period"):
+        call_command("seed_demo", days=15, per_day=5)
+    assert not UsageRecord.objects.exists() and not ApiKey.objects.exists()
+    call_command("seed_demo", days=5, per_day=5)
+    assert UsageRecord.objects.exists()

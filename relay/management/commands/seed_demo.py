@@ -47,6 +47,8 @@ class Command(BaseCommand):
             self.tell(demo.seed(days=days, per_day=per_day, now=datetime.now(UTC)))
         except demo.DemoExists:
             raise CommandError("There is demo data already. Remove it first: manage.py seed_demo --remove") from None
+        except demo.DemoClosed:
+            raise CommandError("These days reach into a closed billing period. Choose fewer: --days N") from None
         except demo.DemoUnwanted:
             raise CommandError("Somebody has removed the demo data while it was written.") from None
 
