@@ -105,7 +105,9 @@ def changed(there: str, back: str) -> Iterator[None]:
     try:
         yield
     finally:
-        administer(back)
+        # Sessions that began meanwhile, this one's own among them, would stay as they began.
+        administer(back, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+        connection.close()
 
 
 @postgresql

@@ -13,7 +13,8 @@ from asgiref.sync import async_to_sync
 from redis.asyncio import BlockingConnectionPool
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from relay.state import Hold, Rest, Seed, Settlement, StoreAway, make_store, redis_link
+from relay.state import Hold, Rest, Seed, Settlement, StoreAway, make_store, redis_link, scripts
+from relay.state.base import Question, Seat
 from relay.state.memory import MemoryStore
 from relay.state.redis import RedisStore
 from tests.stores import empty_redis, in_flight, make, pinned, redis_url
@@ -256,3 +257,36 @@ def test_two_processes_see_each_others_rests() -> None:
             await other.close()
 
     async_to_sync(story)()
+
+
+def test_a_rest_shows_at_once_whatever_was_asked_before_it_and_answered_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call's question that was on its way meanwhile wiped it from this process's copy for a quarter of a second."""
+    redis_url()
+    rest = Rest(1, "m", NOW + 60, "503")
+    question = Question(seats=(Seat(1, "m"),))
+
+    async def story(*, copied: bool) -> list[tuple[int, str]]:
+        empty_redis()
+        store, written = RedisStore(redis_url()), asyncio.Event()
+        script = store._link.script
+
+        async def late(text: str, *args: Any) -> Any:
+            answer = await script(text, *args)
+            if text is scripts.ADMIT:
+                await written.wait()
+            return answer
+
+        monkeypatch.setattr(store._link, "script", late)
+        if copied:
+            await store.rests(now=NOW)
+        asking = asyncio.ensure_future(store.admit("o", (), question, now=NOW, lease=60))
+        await asyncio.sleep(0.05)
+        await store.rest(rest, now=NOW)
+        written.set()
+        await asking
+        known = list(await store.rests(now=NOW))
+        await store.close()
+        return known
+
+    for copied in (False, True):
+        assert async_to_sync(story)(copied=copied) == [(1, "m")]

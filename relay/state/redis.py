@@ -83,9 +83,11 @@ class RedisStore(RedisRests):
             await self._need_seeds(holds)
         keys = [GENERATION, f"{PREFIX}o:{owner}", OPEN, RESTS, *map(key_of, holds)]
         asked: list[str | int | float] = []
+        changes = -1  # -1: the rests are not asked for
         if question is not NO_QUESTION:
             keys += keys_of(question)
-            asked = asked_of(question, now=now, rests=self._rests_wanted())
+            changes = self._changes if self._rests_wanted() else -1
+            asked = asked_of(question, now=now, rests=changes >= 0)
         while True:
             args: list[str | int | float] = [self._generation, now, now + lease, owner, OPEN_FOR, len(holds)]
             for hold in holds:
@@ -93,13 +95,13 @@ class RedisStore(RedisRests):
                 args += (kind_of(hold), hold.amount, hold.need, hold.cap, life)
             code, *answer = await self._link.script(scripts.ADMIT, keys, *args, *asked)
             if code == 0:
-                return await self._admitted(owner, question, answer, now=now)
+                return await self._admitted(owner, question, answer, now=now, asked=changes)
             if code == 1:
                 return Refused(holds[answer[0]], int(answer[1]))
             await self._load_marks()
             await self._need_seeds(holds)
 
-    async def _admitted(self, owner: str, question: Question, answer: list[Any], *, now: float) -> Admitted:
+    async def _admitted(self, owner: str, question: Question, answer: list[Any], *, now: float, asked: int) -> Admitted:
         standing = tuple(map(int, answer[0]))
         if question is NO_QUESTION:
             return Admitted(standing)
@@ -108,7 +110,7 @@ class RedisStore(RedisRests):
             self._slots_of.setdefault(owner, set()).add(slots_key(taken))
         return Admitted(
             standing,
-            await self._take_over(pairs(rests), now=now) if self._rests_wanted() else self._copy,
+            await self._take_over(pairs(rests), now=now, asked=asked) if asked >= 0 else self._copy,
             {seat.account_id: count for seat, count in zip(question.seats, in_flight, strict=True)},
             {name: int(value) for name, value in zip(question.counters, used, strict=True)},
             pinned or None,

@@ -28,10 +28,16 @@ class RedisRests(MemoryRests):
         self._rests_for = rests_for
         self._copy: Mapping[tuple[int, str], Rest] = {}
         self._copied = 0.0
+        self._changes = 0  # of our own: what was asked before one and answered after it must not become the copy
+
+    def _changed(self) -> None:
+        self._changes += 1
+        self._copied = 0.0
 
     async def rest(self, rest: Rest, *, now: float) -> None:
         await super().rest(rest, now=now)
-        self._copied = 0.0
+        self._copy = {**self._copy, (rest.account_id, rest.model): rest}
+        self._changed()
         text = json.dumps(
             {"until": rest.until, "cause": rest.cause, "named": rest.named, "http_status": rest.http_status}
         )
@@ -40,39 +46,48 @@ class RedisRests(MemoryRests):
             await self._link.script(scripts.REST, [RESTS, PROBES], place, now, rest.until, int(rest.named), text)
         except StoreAway:
             return
+        finally:
+            self._changed()
 
     async def rests(self, *, now: float) -> Mapping[tuple[int, str], Rest]:
         if not self._rests_wanted():
             return self._copy
+        asked = self._changes
         try:
             found: dict[str, str] = pairs(await self._link.command("HGETALL", RESTS))
         except StoreAway:
             return await super().rests(now=now)
-        return await self._take_over(found, now=now)
+        return await self._take_over(found, now=now, asked=asked)
 
     def _rests_wanted(self) -> bool:
         """Whether it is time to ask again."""
         return self._copied + self._rests_for <= time.monotonic()
 
-    async def _take_over(self, found: Mapping[str, str], *, now: float) -> Mapping[tuple[int, str], Rest]:
-        """The rests as Redis has them are this process's copy."""
+    async def _take_over(self, found: Mapping[str, str], *, now: float, asked: int) -> Mapping[tuple[int, str], Rest]:
+        """The rests as Redis has them are this process's copy, unless it has changed some since it `asked`."""
         rests = [rest_of(place, text) for place, text in found.items()]
         gone = [rest for rest in rests if rest.until <= now - FORGOTTEN]
+        known = {(rest.account_id, rest.model): rest for rest in rests if rest not in gone}
+        if asked == self._changes:
+            self._copy, self._copied = known, time.monotonic()
         for rest in gone:
             await self.clear_rest(rest.account_id, rest.model)
-        self._copy = {(rest.account_id, rest.model): rest for rest in rests if rest not in gone}
-        self._copied = time.monotonic()
-        return self._copy
+        return known
 
     async def clear_rest(self, account_id: int, model: str | None = None) -> None:
         await super().clear_rest(account_id, model)
-        self._copied = 0.0
+        self._copy = {
+            key: rest for key, rest in self._copy.items() if key[0] != account_id or model not in {None, key[1]}
+        }
+        self._changed()
         try:
             places = [place_of(account_id, model)] if model is not None else await self._places_of(account_id)
             if places:
                 await self._link.pipeline([("HDEL", RESTS, *places), ("HDEL", PROBES, *places)])
         except StoreAway:
             return
+        finally:
+            self._changed()
 
     async def _places_of(self, account_id: int) -> list[str]:
         found = await self._link.command("HKEYS", RESTS)
