@@ -37,7 +37,7 @@ FILL = f"""
     INSERT INTO relay_usagerecord (
         id, created_at, key_id, key_name, team_id, team_name, account_id, account_name, provider, dialect, endpoint,
         requested_model, upstream_model, response_model, stream, status, http_status, error, usage_source, input_tokens,
-        cache_read_input_tokens, output_tokens, cost_nanos, held_nanos, unpriced, price_version, lines, duration_ms,
+        cache_read_input_tokens, output_tokens, extra_tokens, cost_nanos, held_nanos, unpriced, price_version, lines, duration_ms,
         time_to_first_token_ms, attempts, candidates, flags, provider_usage, origin, upstream_request_id, response_id,
         session, end_user, user_agent, tags, service_tier
     )
@@ -49,7 +49,7 @@ FILL = f"""
         'account ' || n %% {ACCOUNTS}, 'anthropic', 'anthropic', 'messages', 'claude-' || n %% {MODELS},
         'claude-' || n %% {MODELS}, 'claude-' || n %% {MODELS}, 1,
         CASE WHEN n %% 100 = 0 THEN 'upstream_error' WHEN n %% 50 = 0 THEN 'client_disconnected' ELSE 'ok' END, 200, '',
-        CASE WHEN n %% 50 = 0 THEN 'estimated' ELSE 'provider' END, n %% 5000, n %% 7000, n %% 900, n %% 70000, 0,
+        CASE WHEN n %% 50 = 0 THEN 'estimated' ELSE 'provider' END, n %% 5000, n %% 7000, n %% 900, 0, n %% 70000, 0,
         n %% 99999 = 0, 'v', '[{{"meter": "input_tokens", "quantity": 100, "rate": 3000, "cost": 3}}]', 900, 300, '[]',
         '[]', '[]', '{{"input_tokens":100,"output_tokens":20}}', 'client', 'req_' || n, 'msg_' || n,
         'session ' || n / 40, '', 'claude-cli/2.0', '{{"project": "p' || n %% 7 || '"}}', ''
