@@ -38,8 +38,8 @@ FILL = f"""
         id, created_at, key_id, key_name, team_id, team_name, account_id, account_name, provider, dialect, endpoint,
         requested_model, upstream_model, response_model, stream, status, http_status, error, usage_source, input_tokens,
         cache_read_input_tokens, output_tokens, extra_tokens, cost_nanos, held_nanos, unpriced, price_version, lines,
-        duration_ms, time_to_first_token_ms, attempts, candidates, flags, provider_usage, origin, upstream_request_id, response_id,
-        session, end_user, user_agent, tags, service_tier
+        duration_ms, time_to_first_token_ms, attempts, candidates, flags, provider_usage, origin,
+        upstream_request_id, response_id, session, end_user, user_agent, tags, service_tier
     )
     WITH RECURSIVE numbered(n) AS (SELECT %s UNION ALL SELECT n + 1 FROM numbered WHERE n < %s),
         timed AS (SELECT n, CAST(%s + n * %s AS INTEGER) AS ms FROM numbered)
