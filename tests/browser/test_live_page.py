@@ -48,8 +48,8 @@ def test_a_call_is_shown_while_it_runs_and_goes_by_when_it_ends(
         ended.wait_for()
         caller.join()
         text = ended.inner_text()
-        ended.locator("a").click()
-        page.wait_for_load_state("load")
+        with page.expect_navigation():
+            ended.locator("a").click()
         return in_flight, text, page.url, said
 
     in_flight, text, url, said = browse(watch)
