@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from itertools import islice
 
 import msgspec
-from django.db import transaction
+from django.db import IntegrityError, transaction
 from django.db.models import Q, QuerySet, Sum
 
 from accounts.credentials import encrypt
@@ -84,10 +84,13 @@ def seed(*, days: int, per_day: int, now: datetime, chunk: int = CHUNK, go_on: G
     since = (now - timedelta(days=days)).astimezone(report_zone()).date()
     if BillingPeriod.objects.exclude(closed_at=None).filter(end__gt=since).exists():
         raise DemoClosed
-    with transaction.atomic():
-        upstreams = [make_account(*given) for given in ACCOUNTS]
-        callers = make_callers(now=now)
-        make_events(upstreams, now=now)
+    try:
+        with transaction.atomic():
+            upstreams = [make_account(*given) for given in ACCOUNTS]
+            callers = make_callers(now=now)
+            make_events(upstreams, now=now)
+    except IntegrityError:  # somebody else began at the same moment: names are taken once
+        raise DemoExists from None
     made = calls(
         days=days,
         per_day=per_day,

@@ -25,6 +25,7 @@ from relay.errors import NotAuthenticated, RelayError
 from relay.models import UsageRecord
 from relay.state.base import Store
 from relay.state.memory import MemoryStore
+from relay.usage_json import iso
 
 SHOWN = (
     "key_name", "team_name", "requested_model", "upstream_model", "dialect", "endpoint", "status", "http_status",
@@ -47,7 +48,7 @@ def explain_call(call_id: str) -> dict[str, Any]:
     fields = {name.removesuffix("_name"): getattr(record, name) for name in SHOWN}
     return {
         "call": str(record.id),
-        "created_at": record.created_at.isoformat(),
+        "created_at": iso(record.created_at),
         **fields,
         "attempts": record.attempts,
         "candidates": record.candidates,

@@ -137,7 +137,9 @@ class Runtime:
         self._calls.discard(task)
         if flight.draining:
             self.draining -= 1
-        if not task.cancelled() and (error := task.exception()) is not None:
+        if task.cancelled():
+            flight.end()  # before its first step: nothing was admitted, and nobody else lets its client go
+        elif (error := task.exception()) is not None:
             logger.error("Call %s ended without its record", flight.call.id, exc_info=error)
 
     def _commit_late(self, flight: Flight) -> None:
@@ -202,6 +204,8 @@ class Runtime:
                 await admission.renew(self.store, held, now=time.time(), lease=LEASE_SECONDS, others=others)
                 tokens.look_ahead(self)
                 await asyncio.to_thread(self.refusals.flush)
+            except (DatabaseError, StoreAway) as error:
+                logger.warning("Housekeeping waits for the database or Redis: %s", type(error).__name__)
             except Exception:
                 logger.exception("Housekeeping failed; trying again in %s s", HOUSEKEEPING_SECONDS)
             metrics.IN_FLIGHT.set(len(self.flights))

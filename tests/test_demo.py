@@ -116,6 +116,14 @@ def test_removed_while_its_last_records_are_written_it_leaves_nothing(monkeypatc
 
 
 @pytest.mark.django_db(transaction=True)
+def test_of_two_that_begin_at_once_the_second_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    call_command("seed_demo", "--days", "1", "--per-day", "10")
+    monkeypatch.setattr(demo, "exists", lambda: False)
+    with pytest.raises(CommandError, match="There is demo data already"):
+        call_command("seed_demo", "--days", "1", "--per-day", "10")
+
+
+@pytest.mark.django_db(transaction=True)
 def test_no_real_call_can_go_to_a_demo_account() -> None:
     seed(days=1, per_day=10, now=timezone.now())
     assert {tuple(account.model_map) for account in load_accounts()} == {("demo-only",)}

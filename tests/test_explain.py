@@ -22,6 +22,7 @@ from relay.explain import foretell
 from relay.models import UsageRecord
 from relay.state.base import Rest, Seed
 from relay.state.memory import MemoryStore
+from relay.usage_json import usage_json
 from tests import account_cases
 from tests.account_cases import MODEL, NOW, forget
 from tests.harness import Installation, Server
@@ -244,6 +245,7 @@ def test_a_record_tells_its_candidates_and_attempts() -> None:
     found = explain("--call", call_id)
     assert (found["call"], found["key"], found["account"]) == (call_id, "mine", "two")
     assert (found["attempts"], found["candidates"]) == (attempts, candidates)
+    assert found["created_at"] == usage_json(UsageRecord.objects.get())["created_at"]
     assert said("--call", call_id) == (
         f"Call {call_id} of mine: m -> two\n"
         "It ended as ok (200)\n"

@@ -10,7 +10,7 @@ from relay.sse import MAX_EVENT_BYTES, SseFramer
 SPACE = b" \t\r\n"
 MARK = re.compile(rb'["{}\[\]]')
 STRING_END = re.compile(rb'["\\]')
-OPENING, CLOSING = frozenset(b"{["), frozenset(b"}]")
+OPENING = frozenset(b"{[")
 QUOTE, BACKSLASH = b'"\\'
 
 
@@ -18,58 +18,54 @@ class ElementFramer:
     """Cuts a JSON array behind its last whole element, so that bytes stay as they came; the closing `]` is one more
     piece, and a single object counts as an element."""
 
-    __slots__ = ("_base", "_depth", "_in_string", "_position", "_tail")
+    __slots__ = ("_base", "_depth", "_escaped", "_in_string", "_size", "_tail")
 
     def __init__(self, *, array: bool) -> None:
-        self._tail = b""
-        self._position = 0  # in the tail: what is before it was looked at
+        self._tail: list[bytes] = []  # the pieces of what is not whole yet; each byte is looked at once
+        self._size = 0
         self._depth = 0
         self._base = 1 if array else 0
         self._in_string = False
+        self._escaped = False
 
     def feed(self, chunk: bytes) -> bytes:
         """Return what is complete; raises `UpstreamFailed` for an element beyond 64 MiB."""
-        data = self._tail + chunk if self._tail else chunk
-        cut = self._scan(data)
-        self._tail = data[cut:]
-        self._position -= cut
-        if len(self._tail) > MAX_EVENT_BYTES:
-            raise UpstreamFailed("The upstream sent an event that is too large.", reason="event_too_large")
-        return data[:cut]
+        cut = self._scan(chunk)
+        if not cut:
+            self._keep(chunk)
+            return b""
+        whole = b"".join((*self._tail, chunk[:cut]))
+        self._tail, self._size = [], 0
+        self._keep(chunk[cut:])
+        return whole
 
-    def _scan(self, data: bytes) -> int:
-        """Go on from the last position to the end; returns the offset behind the last whole piece."""
-        cut, position = 0, self._position
-        while True:
-            if self._in_string:
-                match = STRING_END.search(data, position)
-                if match is None:
-                    break
-                if data[match.start()] == BACKSLASH:
-                    if match.end() == len(data):
-                        self._position = match.start()
-                        return cut
-                    position = match.end() + 1
-                    continue
-                self._in_string = False
+    def _keep(self, rest: bytes) -> None:
+        self._tail.append(rest)
+        self._size += len(rest)
+        if self._size > MAX_EVENT_BYTES:
+            raise UpstreamFailed("The upstream sent an event that is too large.", reason="event_too_large")
+
+    def _scan(self, chunk: bytes) -> int:
+        """Go through the next bytes; returns the offset behind the last whole piece, 0 where none ends in them."""
+        cut = 0
+        position = 1 if self._escaped and chunk else 0
+        self._escaped = self._escaped and not chunk
+        while match := (STRING_END if self._in_string else MARK).search(chunk, position):
+            mark, position = chunk[match.start()], match.end()
+            if mark == BACKSLASH:
+                self._escaped = position == len(chunk)
+                position += 1
+            elif mark == QUOTE:
+                self._in_string = not self._in_string
+            elif mark in OPENING:
+                self._depth += 1
             else:
-                match = MARK.search(data, position)
-                if match is None:
-                    break
-                mark = data[match.start()]
-                if mark == QUOTE:
-                    self._in_string = True
-                elif mark in OPENING:
-                    self._depth += 1
-                elif mark in CLOSING:
-                    self._depth -= 1
-                    cut = match.end() if self._depth <= self._base else cut
-            position = match.end()
-        self._position = len(data)
-        return len(data) if self._depth <= 0 and cut else cut
+                self._depth -= 1
+                cut = position if self._depth <= self._base else cut
+        return len(chunk) if self._depth <= 0 and cut else cut
 
     def flush(self) -> bytes:
-        tail, self._tail, self._position = self._tail, b"", 0
+        tail, self._tail, self._size = b"".join(self._tail), [], 0
         return tail
 
 
