@@ -46,8 +46,7 @@ class RateLimit:
     resets_at: float
 
 
-@dataclass(frozen=True, slots=True)
-class BindingRule:
+class BindingRule(msgspec.Struct, frozen=True):
     """A key bound to one account or one group uses nothing else, unless `fallback` lets it return to the pool."""
 
     account_id: int | None = None
@@ -115,8 +114,7 @@ class Account:
 # --- One call ---------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(msgspec.Struct, frozen=True):
     """What a client called: `name` stands in the records; an unmetered endpoint costs nothing and ignores budgets."""
 
     name: str

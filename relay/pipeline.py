@@ -92,7 +92,9 @@ async def admitted(flight: Flight) -> bool:
         asked = selection.question(call, found, now=now)
         reservation = await admission.reserve(run.store, call, use, now=now, question=asked)
         flight.reservation, flight.rates = reservation, admission.rates_of(reservation)
-        flight.ranking = await selection.rank(call, accounts=accounts, store=run.store, now=now, seen=reservation.seen)
+        flight.ranking = await selection.rank(
+            call, accounts=accounts, store=run.store, now=now, found=found, seen=reservation.seen
+        )
     except RelayError as error:
         flight.watch.stop()
         await refuse(flight, error)

@@ -22,6 +22,7 @@ from django.urls import Resolver404, ResolverMatch, get_resolver
 
 from relay.call import new_call_id
 from relay.errors import BodyTooLarge
+from relay.response import RawHeaders
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -30,6 +31,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 logger = logging.getLogger(__name__)
 
 URLCONF = "relay.urls"
+KEEP_ALIVE = (b"connection", b"keep-alive")
 
 
 class ClientGone(Exception):
@@ -165,6 +167,10 @@ async def send_response(response: HttpResponseBase, scope: Scope, send: Send) ->
 
 def head(response: HttpResponseBase, scope: Scope) -> list[tuple[bytes, bytes]]:
     """The headers as they go out; every answer has an id, and a length where it is known."""
+    raw: RawHeaders | None = getattr(response, "raw_headers", None)
+    if raw is not None:  # they have both already
+        stays = KEEP_ALIVE not in raw or persistent(scope)
+        return list(raw) if stays else [item for item in raw if item != KEEP_ALIVE]
     if "x-request-id" not in response:
         response["x-request-id"] = new_call_id()
     if not response.streaming and "content-length" not in response:

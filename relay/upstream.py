@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import aiohttp
 import httpx
 from aiohttp_socks import ProxyConnector
 from httpx_aiohttp import AiohttpTransport
-from httpx_aiohttp.transport import AiohttpResponseStream
 from yarl import URL
 
 from relay.errors import UpstreamError, UpstreamFailed, UpstreamTimeout, UpstreamUnreachable
@@ -41,35 +41,29 @@ class Timers:
 class Upstream:
     """One upstream answer: status and headers, then bytes; close it in every case."""
 
-    __slots__ = ("_chunks", "_reading", "_response", "headers", "status")
+    __slots__ = ("_reading", "_stream", "headers", "status")
 
     def __init__(self, response: httpx.Response) -> None:
-        self._response = response
-        self._chunks: AsyncGenerator[bytes] = response.stream.__aiter__()  # type: ignore[union-attr, assignment]
+        assert isinstance(response.stream, Stream)
+        self._stream = response.stream
         self._reading: asyncio.Future[bytes] | None = None
         self.status = response.status_code
-        self.headers: Headers = tuple((name.lower(), value) for name, value in response.headers.raw)
+        self.headers: Headers = tuple([(name.lower(), value) for name, value in response.headers.raw])
 
     async def next(self) -> bytes:
         """Return the next bytes as they come, b"" at the end; raises `UpstreamError` where the connection dies."""
         reading, self._reading = self._reading, None
         try:
-            return await (reading or anext(self._chunks))
-        except StopAsyncIteration:
-            return b""
+            return await (reading or self._stream.read())
         except (httpx.HTTPError, aiohttp.ClientError, OSError) as error:
             raise failure(error) from error
 
     async def next_within(self, seconds: float) -> bytes | None:
         """Like `next`, but None where nothing comes so soon; the `next` call goes on with this read."""
         if self._reading is None:
-            self._reading = asyncio.ensure_future(self._read_on())
+            self._reading = asyncio.ensure_future(self._stream.read())
         await asyncio.wait([self._reading], timeout=max(0.0, seconds))
         return await self.next() if self._reading.done() else None
-
-    async def _read_on(self) -> bytes:
-        # A future can't carry the StopAsyncIteration of `anext`.
-        return await anext(self._chunks, b"")
 
     async def read(self, *, limit: int, touch: Callable[[], object] | None = None) -> bytes:
         """Return the whole body, calling `touch` at each read; raises `UpstreamFailed` beyond `limit` bytes."""
@@ -91,10 +85,37 @@ class Upstream:
             if reading is not None:
                 reading.cancel()
                 await asyncio.wait([reading])
-            await self._chunks.aclose()
-            await self._response.aclose()
+            await self._stream.aclose()
         except (httpx.HTTPError, aiohttp.ClientError, OSError):
             return
+
+
+class ReadyHeaders(httpx.Headers):
+    """Headers that are bytes already: httpx would look at each one to find that out, and copies this list as it is."""
+
+    def __init__(self, headers: Headers) -> None:
+        self._list = [(name, name.lower(), value) for name, value in headers]
+        self._encoding = None
+
+
+class Stream(httpx.AsyncByteStream):
+    """An answer's body. httpx iterates it; reading it directly takes a generator and two context managers less."""
+
+    __slots__ = ("_response",)
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+
+    def read(self) -> Coroutine[Any, Any, bytes]:
+        """What has come, as soon as something has; b"" at the end. Raises aiohttp's errors."""
+        return self._response.content.readany()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while chunk := await self.read():
+            yield chunk
+
+    async def aclose(self) -> None:
+        await self._response.__aexit__(None, None, None)
 
 
 class Transport(AiohttpTransport):
@@ -113,7 +134,7 @@ class Transport(AiohttpTransport):
             proxy=str(self.proxy.url) if self.proxy else None,
             proxy_auth=aiohttp.BasicAuth(*self.proxy.auth) if self.proxy and self.proxy.auth else None,
         )
-        return httpx.Response(response.status, headers=response.raw_headers, stream=AiohttpResponseStream(response))
+        return httpx.Response(response.status, headers=ReadyHeaders(response.raw_headers), stream=Stream(response))
 
 
 # Addresses repeat from call to call; reading one takes longer than all else that is done here.
@@ -158,7 +179,7 @@ class UpstreamClient:
             made = httpx.Request(
                 request.method,
                 address(request.url),
-                headers=request.headers,
+                headers=ReadyHeaders(request.headers),
                 stream=httpx.ByteStream(request.content),
                 extensions={"timeout": {"connect": self.timers.connect}},
             )

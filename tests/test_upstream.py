@@ -6,12 +6,13 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable
 
+import httpx
 import pytest
 from asgiref.sync import async_to_sync
 
 from relay.errors import UpstreamError, UpstreamTimeout, UpstreamUnreachable
 from relay.providers.base import UpstreamRequest
-from relay.upstream import Timers, UpstreamClient
+from relay.upstream import ReadyHeaders, Timers, UpstreamClient
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 OK = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -134,3 +135,9 @@ def test_an_answer_that_is_no_http_is_a_failure() -> None:
     with pytest.raises(UpstreamError) as caught:
         exchange(answering(b"HELLO\r\n\r\n"))
     assert caught.value.reason == "protocol"
+
+
+def test_headers_that_are_bytes_already_are_httpx_headers_all_the_same() -> None:
+    pairs = ((b"X-One", b"1"), (b"x-two", b"\xe4"), (b"x-two", b"3"))
+    ready = httpx.Request("GET", "http://upstream.test", headers=ReadyHeaders(pairs)).headers
+    assert (ready.raw[-3:], ready["x-one"], ready.get_list("X-Two")) == (list(pairs), "1", ["\xe4", "3"])

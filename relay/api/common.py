@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import quote_from_bytes
 
 from django.conf import settings
-from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
 from apikeys.authentication import authenticate, permit
@@ -30,7 +30,8 @@ from relay.errors import (
     RelayError,
 )
 from relay.providers.base import Headers
-from relay.reply import Head, Reply
+from relay.reply import Reply
+from relay.response import RelayedResponse, RelayedStream
 from relay.runtime import Runtime, get_runtime
 from relay.settlement import refuse_early
 from relay.slim import Body
@@ -189,34 +190,18 @@ async def respond(reply: Reply) -> HttpResponseBase:
     except asyncio.CancelledError:
         reply.leave()
         raise
-    response: HttpResponse | StreamingHttpResponse
     if head.body is not None:
-        response = HttpResponse(head.body, content_type="")  # the upstream's, below
-        response["content-length"] = str(len(head.body))
-    else:
-        response = StreamingHttpResponse(reply.chunks())
-        # However the response ends before the reply's end, the client has gone.
-        response._resource_closers.append(reply.leave)  # type: ignore[attr-defined]
-    return with_headers(response, head)
-
-
-def with_headers(response: HttpResponse | StreamingHttpResponse, head: Head | Answer) -> HttpResponseBase:
-    response.status_code = head.status
-    if not any(name == b"content-type" for name, _ in head.headers):
-        del response["content-type"]
-    seen = set()
-    for name, value in head.headers:
-        text = value.decode("latin1")
-        response[name.decode("latin1")] = f"{response[name.decode('latin1')]}, {text}" if name in seen else text
-        seen.add(name)
-    return response
+        return RelayedResponse(head.status, head.headers, head.body)
+    # However the response ends before the reply's end, the client has gone.
+    return RelayedStream(head.status, head.headers, reply.chunks(), on_close=reply.leave)
 
 
 def error_response(dialect: Dialect, error: RelayError, call_id: str) -> HttpResponseBase:
-    answer = dialect.render_error(error, call_id)
-    response = HttpResponse(answer.body)
-    response["x-request-id"] = call_id
-    return with_headers(response, answer)
+    return as_response(dialect.render_error(error, call_id), call_id)
+
+
+def as_response(answer: Answer, call_id: str) -> HttpResponseBase:
+    return RelayedResponse(answer.status, (*answer.headers, (b"x-request-id", call_id.encode())), answer.body)
 
 
 def json_response(value: object, *, status: int = 200, call_id: str = "") -> HttpResponse:

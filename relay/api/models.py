@@ -6,13 +6,13 @@ import time
 from collections.abc import Collection
 from fnmatch import fnmatchcase
 
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from ninja import Router
 
 from accounts.snapshot import ACCOUNTS
 from apikeys.authentication import permit
-from relay.api.common import error_response, known_key, scope_headers, with_headers
+from relay.api.common import as_response, error_response, known_key, scope_headers
 from relay.call import Key, new_call_id
 from relay.catalogue import reach, upstream_models
 from relay.dialects import DIALECTS
@@ -66,9 +66,7 @@ async def answer_models(
             answer = shape.render_models(entries, query=request.GET.dict())
     except RelayError as error:
         return error_response(shape, error, call_id)
-    response = with_headers(HttpResponse(answer.body), answer)
-    response["x-request-id"] = call_id
-    return response
+    return as_response(answer, call_id)
 
 
 def add_models(router: Router, prefix: str, dialect_name: str) -> None:

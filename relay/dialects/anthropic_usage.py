@@ -35,8 +35,8 @@ class _Reading:
 
     def count(self, fields: Fields, name: str) -> int | None:
         value = fields.get(name)
-        if value is None:
-            return None
+        if value is None or (type(value) is int and 0 <= value <= MAX_COUNT):
+            return value
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if number and 0 <= value <= MAX_COUNT and value == int(value):
             return int(value)
@@ -82,7 +82,9 @@ def mapping(value: Any) -> Fields:
 
 
 def text(value: Any, limit: int) -> str:
-    return value.replace("\0", "")[:limit] if isinstance(value, str) else ""
+    if value is None or not isinstance(value, str):
+        return ""
+    return (value.replace("\0", "") if "\0" in value else value)[:limit]
 
 
 def output_of(fields: Fields) -> int | None:
