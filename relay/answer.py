@@ -171,9 +171,10 @@ async def begin(flight: Flight, head: Head) -> None:
 
 async def recorded(flight: Flight) -> None:
     """Wait until the journal's open entry is on disk; raises `NotRecordable`."""
-    assert flight.opened is not None
+    opened = flight.opened
+    assert opened is not None
     try:
-        await asyncio.shield(flight.opened)
+        await (opened if opened.done() else asyncio.shield(opened))
     except OSError as error:
         raise NotRecordable("This relay can't record calls at the moment.", retry_after=5) from error
 

@@ -41,29 +41,28 @@ class Timers:
 class Upstream:
     """One upstream answer: status and headers, then bytes; close it in every case."""
 
-    __slots__ = ("_reading", "_stream", "headers", "status")
+    __slots__ = ("_stream", "headers", "status")
 
     def __init__(self, response: httpx.Response) -> None:
         assert isinstance(response.stream, Stream)
         self._stream = response.stream
-        self._reading: asyncio.Future[bytes] | None = None
         self.status = response.status_code
         self.headers: Headers = tuple([(name.lower(), value) for name, value in response.headers.raw])
 
     async def next(self) -> bytes:
         """Return the next bytes as they come, b"" at the end; raises `UpstreamError` where the connection dies."""
-        reading, self._reading = self._reading, None
         try:
-            return await (reading or self._stream.read())
+            return await self._stream.read()
         except (httpx.HTTPError, aiohttp.ClientError, OSError) as error:
             raise failure(error) from error
 
     async def next_within(self, seconds: float) -> bytes | None:
-        """Like `next`, but None where nothing comes so soon; the `next` call goes on with this read."""
-        if self._reading is None:
-            self._reading = asyncio.ensure_future(self._stream.read())
-        await asyncio.wait([self._reading], timeout=max(0.0, seconds))
-        return await self.next() if self._reading.done() else None
+        """Like `next`, but None where nothing comes so soon; nothing that comes later is lost."""
+        try:
+            async with asyncio.timeout(max(0.0, seconds)):
+                return await self.next()
+        except TimeoutError:
+            return None
 
     async def read(self, *, limit: int, touch: Callable[[], object] | None = None) -> bytes:
         """Return the whole body, calling `touch` at each read; raises `UpstreamFailed` beyond `limit` bytes."""
@@ -80,11 +79,7 @@ class Upstream:
 
     async def close(self) -> None:
         """Release the connection: back to the pool after a whole answer, else it is cut."""
-        reading, self._reading = self._reading, None
         try:
-            if reading is not None:
-                reading.cancel()
-                await asyncio.wait([reading])
             await self._stream.aclose()
         except (httpx.HTTPError, aiohttp.ClientError, OSError):
             return
