@@ -138,7 +138,7 @@ def settlement_of(reservation: Reservation, record: Record, *, seats: tuple[int,
     """What becomes of a call's reservation by its finished record: a refused one counts nowhere, others with what they
     used and hold. `seats` are the accounts whose slots the call still has."""
     ended = ended_at(record)
-    if record.status == CallStatus.REFUSED.value:
+    if record.status == CallStatus.REFUSED:
         return released(reservation, now=ended, counted=False, seats=seats)
     cost = record.cost_nanos + record.held_nanos
     return settled(reservation, tokens=tokens_of(record), cost=cost, now=ended, seats=seats)

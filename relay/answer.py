@@ -99,21 +99,23 @@ async def pass_stream_on(
     framer = provider.framer(flight.call, flight.model)
     block, cut = await opening(flight, upstream, provider, framer)
     await begin(flight, head)
-    while block:
-        if cut >= 0:
-            await reply.put(hide(block[:cut]))
-            return await rest_of(flight, upstream, framer, block[cut:])
-        await reply.put(hide(block))
+    await reply.put(hide(block if cut < 0 else block[:cut]))
+    await asyncio.sleep(0)  # the client's first bytes go out now, not after all that has come already
+    while cut < 0:
         block = b""
         while not block and (chunk := await upstream.next()):
             now = watch.touch()
             block = framer.feed(chunk)
-        if block:
-            cut = meter.feed(block)
-            if flight.first_token is None and meter.content_seen:
-                flight.first_token = flight.elapsed()
-            if now - flight.last_progress > PROGRESS_SECONDS:
-                note_progress(flight, now)
+        if not block:
+            break
+        cut = meter.feed(block)
+        if flight.first_token is None and meter.content_seen:
+            flight.first_token = flight.elapsed()
+        if now - flight.last_progress > PROGRESS_SECONDS:
+            note_progress(flight, now)
+        await reply.put(hide(block if cut < 0 else block[:cut]))
+    else:
+        return await rest_of(flight, upstream, framer, block[cut:])
     tail = framer.flush()
     if tail and meter.feed(tail) >= 0:
         return tail

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from relay.runtime import Runtime
 
 
+# A timer that rings early and looks again costs less than one that is set anew at each step of a call.
+LOOK_SECONDS = 30.0
+
+
 class ClientLeft(Exception):
     """The client has gone and nobody waits for the answer."""
 
@@ -45,9 +49,14 @@ class Watch:
         """From now on the upstream has `seconds` for its next sign of life."""
         self._waiting_for, self._allowed = name, seconds
         self._last = self._loop.time()
-        if self._timer is not None:
+        if self._timer is not None and self._timer.when() > self._deadline():
             self._timer.cancel()
-        self._timer = self._loop.call_at(self._deadline(), self._check)
+            self._timer = None
+        if self._timer is None:
+            self._wait()
+
+    def _wait(self) -> None:
+        self._timer = self._loop.call_at(min(self._deadline(), self._loop.time() + LOOK_SECONDS), self._check)
 
     def touch(self) -> float:
         """The upstream said something; returns the loop's time."""
@@ -58,9 +67,10 @@ class Watch:
         return min(self._last + self._allowed, self._end)
 
     def _check(self) -> None:
+        self._timer = None
         now = self._loop.time()
         if now < self._deadline():
-            self._timer = self._loop.call_at(self._deadline(), self._check)
+            self._wait()
         elif now >= self._end:
             late = UpstreamTimeout("The call took longer than this relay allows.", reason="total_timeout")
             late.try_next_account = False

@@ -40,7 +40,7 @@ def book(
         book=prices,
         at=record.created_at,
     )
-    record.usage_source = outcome.source.value
+    record.usage_source = outcome.source
     record.input_tokens = usage.input_tokens
     record.cache_read_input_tokens = usage.cache_read_input_tokens
     record.cache_creation_5m_input_tokens = usage.cache_creation_5m_input_tokens

@@ -91,7 +91,7 @@ def fill_record(flight: Flight, error: End) -> None:
     record, account, meter = flight.record, flight.account, flight.meter
     outcome = meter.outcome() if meter is not None and flight.opened is not None else NOTHING
     in_band = meter.error if meter is not None else ""
-    record.status = status_of(error, in_band=in_band, client_left=flight.reply.client_left).value
+    record.status = status_of(error, in_band=in_band, client_left=flight.reply.client_left)
     record.duration_ms = round(flight.elapsed() * 1000)
     if flight.first_token is not None:
         record.time_to_first_token_ms = round(flight.first_token * 1000)

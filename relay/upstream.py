@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -17,13 +17,12 @@ import aiohttp
 import httpx
 from aiohttp_socks import ProxyConnector
 from httpx_aiohttp import AiohttpTransport
+from multidict import CIMultiDict
 from yarl import URL
 
 from relay.errors import UpstreamError, UpstreamFailed, UpstreamTimeout, UpstreamUnreachable
 from relay.providers.base import Headers, UpstreamRequest
 
-# aiohttp would add these where the client sent none.
-SKIP = ("User-Agent", "Accept", "Content-Type", "Accept-Encoding", "Accept-Language")
 READ_SIZE = 64 * 1024
 KEEP_ALIVE_SECONDS = 50.0
 
@@ -111,6 +110,15 @@ class Stream(httpx.AsyncByteStream):
 
     async def aclose(self) -> None:
         await self._response.__aexit__(None, None, None)
+
+
+class BareRequest(aiohttp.ClientRequest):
+    """Goes out with the headers it is given and those that frame it; aiohttp would add what the client did not send."""
+
+    _skip_auto_headers = CIMultiDict({"Content-Type": None})
+
+    def update_auto_headers(self, skip_auto_headers: Iterable[str] | None) -> None:
+        """Add none."""
 
 
 class Transport(AiohttpTransport):
@@ -202,7 +210,7 @@ def make_transport(proxy: str) -> Transport:
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
-        skip_auto_headers=SKIP,
+        request_class=BareRequest,
         timeout=aiohttp.ClientTimeout(total=None),
         read_bufsize=READ_SIZE,
         trust_env=False,

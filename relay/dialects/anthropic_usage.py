@@ -67,8 +67,8 @@ def read(fields: Fields, *, raw: bytes, output: int | None = None) -> Usage:
         cache_creation_1h_input_tokens=hour,
         output_tokens=reported,
         reasoning_tokens=_reasoning(reading.count(details, "thinking_tokens"), reported, reading),
-        extra=(*_tool_calls(fields, reading), *_beside(items, reading)),
-        longest_prompt=_longest_prompt(items, reading),
+        extra=(*_tool_calls(fields, reading), *(_beside(items, reading) if items else ())),
+        longest_prompt=_longest_prompt(items, reading) if items else None,
         service_tier=text(fields.get("service_tier"), MAX_TEXT),
         speed=text(fields.get("speed"), MAX_TEXT),
         geo=text(fields.get("inference_geo"), MAX_TEXT),
@@ -94,7 +94,7 @@ def output_of(fields: Fields) -> int | None:
 
 def served_by(fields: Fields) -> str:
     """The model whose answer a server-side fallback returned, "" without one."""
-    return _served(_listed(fields))
+    return _served(_listed(fields)) if fields.get("iterations") else ""
 
 
 def _reasoning(thinking: int | None, output: int | None, reading: _Reading) -> int | None:
