@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import anthropic
+import httpx
 import pytest
 from django.core.management import call_command
 
@@ -161,3 +162,31 @@ def test_rests_survive_a_restart(
     assert (told["live"], told["status"]) == (True, 503)
     assert told["candidates"][0]["reason"].endswith("after its credential or balance was rejected")
     assert failed(second, key).status_code == 503
+
+
+def test_encrypted_reasoning_goes_to_the_account_that_made_it_and_to_no_other(
+    server: Server, installation: Installation
+) -> None:
+    """Only keys of that organisation can read it: another account would answer 400."""
+    accounts = [installation.account(kind="openai", provider="openai") for _ in range(2)]
+    key = installation.key()
+    reasoning = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAA"}
+
+    def ask(*items: dict[str, Any]) -> httpx.Response:
+        said = {"type": "message", "role": "user", "content": "Hello"}
+        body = {"model": "gpt-5.4", "store": False, "prompt_cache_key": "c1", "input": [*items, said]}
+        return httpx.post(
+            f"{server.url}/v1/responses", json=body, headers={"authorization": f"Bearer {key}"}, timeout=30
+        )
+
+    assert [ask().status_code, ask(reasoning).status_code] == [200, 200]
+    first, second = installation.records(key=key, count=2)
+    assert second.account_name == first.account_name
+    call_command("set_account", first.account_name, "active=false")
+    installation.published()
+    refused, free = ask(reasoning), ask()
+    other = next(account for account in accounts if account.name != first.account_name)
+    assert (refused.status_code, free.status_code) == (503, 200)
+    third, fourth = installation.records(key=key, count=4)[2:]
+    assert reasons(third)[other.name] == "the conversation is tied to another account"
+    assert fourth.account_name == other.name
