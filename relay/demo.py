@@ -59,6 +59,10 @@ class DemoExists(Exception):
     """There is demo data already."""
 
 
+class DemoNameTaken(Exception):
+    """Somebody's own key, team or account has the name of one of the demo's."""
+
+
 class DemoClosed(Exception):
     """The days reach into a month that finance has closed: its figures stand."""
 
@@ -77,7 +81,7 @@ def seed(*, days: int, per_day: int, now: datetime, chunk: int = CHUNK, go_on: G
     """Write the demo's rows and so many days of records, and roll them up.
 
     `go_on` is asked before each chunk: it may take its time, and says whether the demo is still wanted. Raises
-    `DemoExists`, `DemoClosed` and `DemoUnwanted`.
+    `DemoExists`, `DemoNameTaken`, `DemoClosed` and `DemoUnwanted`.
     """
     if exists():
         raise DemoExists
@@ -89,8 +93,8 @@ def seed(*, days: int, per_day: int, now: datetime, chunk: int = CHUNK, go_on: G
             upstreams = [make_account(*given) for given in ACCOUNTS]
             callers = make_callers(now=now)
             make_events(upstreams, now=now)
-    except IntegrityError:  # somebody else began at the same moment: names are taken once
-        raise DemoExists from None
+    except IntegrityError:  # names are taken once: somebody began at the same moment, or has called something so
+        raise DemoExists if exists() else DemoNameTaken from None
     made = calls(
         days=days,
         per_day=per_day,

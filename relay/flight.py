@@ -41,7 +41,8 @@ class Watch:
         self._last = 0.0
         self._allowed = 0.0
         self._waiting_for = ""
-        self._timer: asyncio.TimerHandle | None = None
+        self._rings = 0.0  # kept here: where the time is over, uvloop's handle does not tell it
+        self._timer: asyncio.Handle | None = None
         self._settling = False
         self.why: Exception | None = None
 
@@ -49,14 +50,15 @@ class Watch:
         """From now on the upstream has `seconds` for its next sign of life."""
         self._waiting_for, self._allowed = name, seconds
         self._last = self._loop.time()
-        if self._timer is not None and self._timer.when() > self._deadline():
+        if self._timer is not None and self._rings > self._deadline():
             self._timer.cancel()
             self._timer = None
         if self._timer is None:
             self._wait()
 
     def _wait(self) -> None:
-        self._timer = self._loop.call_at(min(self._deadline(), self._loop.time() + LOOK_SECONDS), self._check)
+        self._rings = min(self._deadline(), self._loop.time() + LOOK_SECONDS)
+        self._timer = self._loop.call_at(self._rings, self._check)
 
     def touch(self) -> float:
         """The upstream said something; returns the loop's time."""

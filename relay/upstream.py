@@ -54,6 +54,8 @@ class Upstream:
             return await self._stream.read()
         except (httpx.HTTPError, aiohttp.ClientError, OSError) as error:
             raise failure(error) from error
+        except RuntimeError as error:  # aiohttp's word where it had closed the connection on a broken framing
+            raise failure(aiohttp.ClientPayloadError(str(error))) from error
 
     async def next_within(self, seconds: float) -> bytes | None:
         """Like `next`, but None where nothing comes so soon; nothing that comes later is lost."""

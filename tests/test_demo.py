@@ -118,7 +118,8 @@ def test_removed_while_its_last_records_are_written_it_leaves_nothing(monkeypatc
 @pytest.mark.django_db(transaction=True)
 def test_of_two_that_begin_at_once_the_second_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     call_command("seed_demo", "--days", "1", "--per-day", "10")
-    monkeypatch.setattr(demo, "exists", lambda: False)
+    seen = iter((False, True))  # nothing was there when it looked
+    monkeypatch.setattr(demo, "exists", lambda: next(seen))
     with pytest.raises(CommandError, match="There is demo data already"):
         call_command("seed_demo", "--days", "1", "--per-day", "10")
 
@@ -261,3 +262,11 @@ def test_no_demo_record_goes_into_a_closed_month() -> None:
     assert not UsageRecord.objects.exists() and not ApiKey.objects.exists()
     call_command("seed_demo", days=5, per_day=5)
     assert UsageRecord.objects.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_name_that_somebody_else_has_is_not_called_demo_data() -> None:
+    Account.objects.create(name="Demo OpenAI", kind="openai")
+    with pytest.raises(CommandError, match=r"has a name of the demo's\. Rename it first"):
+        call_command("seed_demo", "--days", "1", "--per-day", "10")
+    assert not ApiKey.objects.exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 
+import pytest
 from asgiref.sync import async_to_sync
 
 from relay.response import RelayedResponse, RelayedStream
@@ -50,3 +51,14 @@ def test_a_connection_that_the_client_closes_is_not_promised_to_stay() -> None:
     closing = {"http_version": "1.1", "headers": [(b"connection", b"close")]}
     assert KEPT in head(response, SCOPE)
     assert KEPT not in head(response, closing) and KEPT not in head(response, {**SCOPE, "http_version": "1.0"})
+
+
+@pytest.mark.filterwarnings("ignore:StreamingHttpResponse must consume")  # Django's own, where it reads it
+def test_a_stream_whose_content_was_replaced_is_read_all_the_same() -> None:
+    response = RelayedStream(200, HEADERS, chunks(), on_close=lambda: None)
+    response.streaming_content = []  # as Django's test client does for HEAD
+
+    async def read() -> list[bytes]:
+        return [chunk async for chunk in response]
+
+    assert async_to_sync(read)() == []

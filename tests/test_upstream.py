@@ -141,3 +141,32 @@ def test_headers_that_are_bytes_already_are_httpx_headers_all_the_same() -> None
     pairs = ((b"X-One", b"1"), (b"x-two", b"\xe4"), (b"x-two", b"3"))
     ready = httpx.Request("GET", "http://upstream.test", headers=ReadyHeaders(pairs)).headers
     assert (ready.raw[-3:], ready["x-one"], ready.get_list("X-Two")) == (list(pairs), "1", ["\xe4", "3"])
+
+
+def test_a_body_that_breaks_the_framing_while_nobody_waits_is_the_upstreams_failure() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(OK + b"1\r\nx\r\n")
+        await writer.drain()
+        await asyncio.sleep(0.05)
+        writer.write(b"zz\r\n")
+        await writer.drain()
+        await reader.read(1)
+        writer.close()
+
+    async def story() -> None:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        client = UpstreamClient(timers=Timers(connect=2))
+        port = server.sockets[0].getsockname()[1]
+        upstream = await client.open(UpstreamRequest("GET", f"http://127.0.0.1:{port}/", (), b""))
+        try:
+            assert await upstream.next() == b"x"
+            assert await upstream.next_within(0.3) is None
+            with pytest.raises(UpstreamError):
+                await asyncio.wait_for(upstream.next(), 2)
+        finally:
+            await upstream.close()
+            await client.close()
+            server.close()
+
+    async_to_sync(story)()

@@ -147,11 +147,15 @@ def _beside(items: Sequence[Fields], reading: _Reading) -> Iterator[Quantity]:
     declined = _declined(items)
     if declined:
         reading.flag("fallback")
-    runs = [item for item in items if item.get("type") in OUTSIDE]
+    runs = [item for item in items if _kind(item) in OUTSIDE]
     # A run that was declined before any output is not billed.
     runs += [item for item in declined if reading.count(item, OUTPUT)]
     for number, item in enumerate(runs, start=1):
         yield from _run(item, number, reading)
+
+
+def _kind(item: Fields) -> str:
+    return text(item.get("type"), MAX_TEXT)
 
 
 def _declined(items: Sequence[Fields]) -> list[Fields]:
@@ -159,7 +163,9 @@ def _declined(items: Sequence[Fields]) -> list[Fields]:
     served = _served(items)
     if not served:
         return []
-    return [item for item in items if item.get("type") == "message" and item.get("model") not in {None, served}]
+    return [
+        item for item in items if _kind(item) == "message" and text(item.get("model"), MAX_NAME) not in {"", served}
+    ]
 
 
 def _served(items: Sequence[Fields]) -> str:
@@ -182,6 +188,6 @@ def _run(item: Fields, number: int, reading: _Reading) -> Iterator[Quantity]:
 def _longest_prompt(items: Sequence[Fields], reading: _Reading) -> int | None:
     """The longest prompt among the runs that the totals add up: price thresholds are for one prompt."""
     declined = _declined(items)
-    inside = [item for item in items if item.get("type") in INSIDE and item not in declined]
+    inside = [item for item in items if _kind(item) in INSIDE and item not in declined]
     prompts = [sum(reading.count(item, name) or 0 for name in (INPUT, CACHE_READ, CACHE_WRITE)) for item in inside]
     return max(prompts) if len(prompts) > 1 else None

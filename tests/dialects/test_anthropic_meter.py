@@ -237,7 +237,13 @@ JUNK = st.recursive(
     max_leaves=9,
 )
 FIELDS = ["input_tokens", "output_tokens", "cache_creation", "cache_creation_input_tokens", "iterations", "speed"]
-ODD_USAGE = st.dictionaries(st.sampled_from([*FIELDS, "server_tool_use", "output_tokens_details"]), JUNK, max_size=5)
+RUN = st.dictionaries(
+    st.sampled_from(["type", "model", "input_tokens", "output_tokens"]),
+    st.sampled_from(["message", "fallback_message", "compaction"]) | JUNK,
+)
+ODD_USAGE = st.dictionaries(
+    st.sampled_from([*FIELDS, "server_tool_use", "output_tokens_details"]), st.lists(RUN, max_size=3) | JUNK, max_size=5
+)
 
 
 @given(st.sampled_from(STREAMS), st.data())
