@@ -52,7 +52,7 @@ def imagined(key: Key, model: str, endpoint: Endpoint, *, now: float) -> Call:
 async def choose(call: Call, *, accounts: Sequence[Account], store: Store, now: float) -> Choice:
     """Rank without taking anything."""
     try:
-        ranking = await selection.rank(call, accounts=tuple(accounts), store=store, now=now)
+        ranking = await selection.rank(call, selection.able(call, tuple(accounts)), store=store, now=now)
     except RelayError as error:
         return Choice(call.endpoint, None, selection.candidates(error.candidates), error)
     first = ranking.accounts[0].name

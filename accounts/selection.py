@@ -96,19 +96,9 @@ def question(call: Call, found: Lineup, *, now: float, take: bool = True) -> Que
     )
 
 
-async def rank(
-    call: Call,
-    *,
-    accounts: Sequence[Account],
-    store: Store,
-    now: float,
-    found: Lineup | None = None,
-    seen: Admitted | None = None,
-) -> Ranking:
-    """Return the ranking; raises ModelNotFound (none can ever serve it), NoAccountAvailable (all rest or are full)
-    and UpstreamOverloaded (all rest until a time that the upstream named). `found` is what `able` returned, `seen` the
-    answer to `question`."""
-    found = found or able(call, accounts)
+async def rank(call: Call, found: Lineup, *, store: Store, now: float, seen: Admitted | None = None) -> Ranking:
+    """Return the ranking of who is `able`; raises NoAccountAvailable (all rest or are full) and UpstreamOverloaded (all
+    rest until a time that the upstream named). `seen` is the answer to `question`."""
     if seen is None:
         seen = await look(call, found, store=store, now=now)
     try:

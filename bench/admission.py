@@ -92,9 +92,10 @@ async def carry(store: Store, key: Key) -> None:
     """What the pipeline does with a call, but for the call."""
     now = time.time()
     call = new_call(key, now)
-    question = selection.question(call, selection.able(call, ACCOUNTS), now=now)
+    found = selection.able(call, ACCOUNTS)
+    question = selection.question(call, found, now=now)
     held = await admission.reserve(store, call, lambda: DEMAND, now=now, question=question)
-    ranking = await selection.rank(call, accounts=ACCOUNTS, store=store, now=now, seen=held.seen)
+    ranking = await selection.rank(call, found, store=store, now=now, seen=held.seen)
     account = ranking.accounts[0]
     if not await selection.take(call, account, store=store, now=now, ranking=ranking, demand=lambda: DEMAND):
         raise RuntimeError("the account could not be taken")

@@ -82,19 +82,16 @@ async def carry(flight: Flight) -> None:
 async def admitted(flight: Flight) -> bool:
     """Reserve the limits, rank the accounts, open the record; False = the call may not go and was refused."""
     run, call = flight.run, flight.call
-    accounts = ACCOUNTS.current
     try:
         if not run.journal.healthy:
             raise NotRecordable("This relay can't record calls at the moment.", retry_after=5)
-        found = selection.able(call, accounts)
+        found = selection.able(call, ACCOUNTS.current)
         now = call.created_at
         use = partial(demand, run, call, found)
         asked = selection.question(call, found, now=now)
         reservation = await admission.reserve(run.store, call, use, now=now, question=asked)
         flight.reservation, flight.rates = reservation, admission.rates_of(reservation)
-        flight.ranking = await selection.rank(
-            call, accounts=accounts, store=run.store, now=now, found=found, seen=reservation.seen
-        )
+        flight.ranking = await selection.rank(call, found, store=run.store, now=now, seen=reservation.seen)
     except RelayError as error:
         flight.watch.stop()
         await refuse(flight, error)

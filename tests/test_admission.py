@@ -75,7 +75,8 @@ def test_a_key_without_limits_reserves_nothing_and_asks_for_no_demand() -> None:
 
 def test_request_limits_ask_for_no_demand() -> None:
     rule = limit("requests", 1)
-    async_to_sync(admission.reserve)(seeded(rule), call(rule), never, now=NOON)
+    reservation = async_to_sync(admission.reserve)(seeded(rule), call(rule), never, now=NOON)
+    assert [(hold.metric, hold.amount) for hold in reservation.holds] == [("requests", 1)]
 
 
 def test_the_second_request_of_one_a_day_reads_which_limit_it_was_and_when_it_resets() -> None:

@@ -9,7 +9,7 @@ from asgiref.sync import async_to_sync
 
 from accounts import quota
 from accounts.events import moment
-from accounts.selection import Ranking, rank, take
+from accounts.selection import Ranking, able, rank, take
 from relay.call import Account, Call, Demand, LimitRule, Record, new_call_id
 from relay.errors import NoAccountAvailable
 from relay.models import UsageRecord
@@ -40,7 +40,7 @@ def seeded(of: Account) -> MemoryStore:
 
 
 def ranked(asked: Call, *accounts: Account, store: MemoryStore) -> Ranking:
-    return async_to_sync(rank)(asked, accounts=accounts, store=store, now=NOW)
+    return async_to_sync(rank)(asked, able(asked, accounts), store=store, now=NOW)
 
 
 def taken(asked: Call, of: Account, *, store: MemoryStore) -> bool:

@@ -40,7 +40,7 @@ A, B, C = account("a"), account("b"), account("c")
 
 
 def run(asked: Call, *accounts: Account, store: MemoryStore, now: float = NOW) -> Ranking:
-    return async_to_sync(rank)(asked, accounts=accounts, store=store, now=now)
+    return async_to_sync(rank)(asked, able(asked, accounts), store=store, now=now)
 
 
 def take_first(asked: Call, ranking: Ranking, *, store: MemoryStore, now: float) -> Account:
@@ -56,7 +56,7 @@ def admitted(asked: Call, accounts: Sequence[Account], *, store: MemoryStore, no
     question = selection.question(asked, able(asked, accounts), now=now)
     seen = async_to_sync(store.admit)(asked.id, (), question, now=now, lease=90)
     assert isinstance(seen, Admitted)
-    return async_to_sync(rank)(asked, accounts=accounts, store=store, now=now, seen=seen)
+    return async_to_sync(rank)(asked, able(asked, accounts), store=store, now=now, seen=seen)
 
 
 def carried(asked: Call, accounts: Sequence[Account], *, store: MemoryStore, now: float) -> Account:
@@ -270,14 +270,15 @@ def test_conversations_and_rests_are_the_same_wherever_a_call_comes_in(kind: str
             for number in range(40):
                 asked = call(conversation=f"c{number % 10}")
                 side = (here, there)[number % 3 == 0]
-                ranking = await rank(asked, accounts=THREE, store=side, now=NOW + number)
+                ranking = await rank(asked, able(asked, THREE), store=side, now=NOW + number)
                 assert await take(asked, ranking.accounts[0], store=side, now=NOW + number, ranking=ranking)
                 name = ranking.accounts[0].name
                 assert pinned.setdefault(asked.envelope.affinity, name) == name
                 await free(asked, ranking.accounts[0], store=side)
             assert len(set(pinned.values())) == 3
             await health.failed(here, A, MODEL, failing(), last=False, now=NOW)
-            told = await rank(call(), accounts=THREE, store=there, now=NOW + 1)
+            fresh = call()
+            told = await rank(fresh, able(fresh, THREE), store=there, now=NOW + 1)
             assert dict(told.reasons)["a"] == "this model rests 599 s after 529"
         finally:
             if there is not here:
@@ -333,7 +334,7 @@ def test_a_conversation_costs_one_round_trip_before_the_upstream_and_one_after_i
             held = await admission.reserve(
                 store, asked, never, now=NOW, question=selection.question(asked, able(asked, accounts), now=NOW)
             )
-            ranking = await rank(asked, accounts=accounts, store=store, now=NOW, seen=held.seen)
+            ranking = await rank(asked, able(asked, accounts), store=store, now=NOW, seen=held.seen)
             assert await take(asked, ranking.accounts[0], store=store, now=NOW, ranking=ranking)
             before.append(len(made))
             made.clear()
@@ -361,7 +362,7 @@ def test_a_call_that_is_cut_off_gives_its_slot_back(with_its_limits: bool, monke
         record = Record(id=asked.id, created_at=NOW)
         flight: Any = SimpleNamespace(run=relay, call=asked, seat=None, reservation=reservation, record=record)
         if not with_its_limits:
-            ranking = await rank(asked, accounts=(one,), store=store, now=NOW, seen=reservation.seen)
+            ranking = await rank(asked, able(asked, (one,)), store=store, now=NOW, seen=reservation.seen)
             with pytest.raises(asyncio.CancelledError):
                 await pipeline.fly(flight, ranking)
         assert await stores.in_flight(store, [one.id], now=NOW) == {one.id: 1}

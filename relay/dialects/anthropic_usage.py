@@ -82,9 +82,7 @@ def mapping(value: Any) -> Fields:
 
 
 def text(value: Any, limit: int) -> str:
-    if value is None or not isinstance(value, str):
-        return ""
-    return (value.replace("\0", "") if "\0" in value else value)[:limit]
+    return value.replace("\0", "")[:limit] if isinstance(value, str) else ""
 
 
 def output_of(fields: Fields) -> int | None:

@@ -269,5 +269,5 @@ def test_any_usage_object_gives_counts_that_are_none_or_not_negative(first: Any,
 
 @given(st.binary(max_size=200))
 def test_no_bytes_raise(junk: bytes) -> None:
-    metered(DIALECT, MESSAGES, [junk])
+    assert metered(DIALECT, MESSAGES, [junk])[1] == junk
     whole_outcome(DIALECT, MESSAGES, junk)
