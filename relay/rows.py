@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -58,6 +59,18 @@ _INSERT = f'{_insert_into(UsageRecord, _NAMES)} ON CONFLICT ("id") DO NOTHING'
 _INSERT_MARK = _insert_into(RollUpMark, ["hour", "at"])
 _INSERT_QUARANTINE = _insert_into(Quarantine, ["record_id", "at", "error", "entry"])
 _IS_QUARANTINED = f'SELECT 1 FROM "{Quarantine._meta.db_table}" WHERE "record_id" = %s AND "resolved_at" IS NULL'  # noqa: S608
+
+
+def _insert_many(size: int) -> str:
+    """`_INSERT` for SQLite, for so many rows at once."""
+    head, _, rest = _INSERT.replace("%s", "?").partition(" VALUES ")
+    row, _, tail = rest.partition(" ON CONFLICT")
+    return f"{head} VALUES {', '.join([row] * size)} ON CONFLICT{tail}"
+
+
+# At each statement sqlite3 lets go of the interpreter, and waits to get it back from a busy event loop; of few sizes,
+# because it keeps what it has prepared.
+_INSERTS = [(size, _insert_many(size)) for size in (32, 4, 1)]
 
 
 class DatabaseAway(Exception):
@@ -201,11 +214,25 @@ class Books:
 
     def _insert(self, rows: list[_Row]) -> int:
         with self._transaction() as cursor:
-            cursor.executemany(_INSERT, [row.values for row in rows])
-            new: int = max(0, cursor.rowcount)
+            new = self._insert_rows(cursor, [row.values for row in rows])
             adapt, now = self._connect().ops.adapt_datetimefield_value, self._now()
             for hour in sorted({row.hour for row in rows}):
                 cursor.execute(_INSERT_MARK, [adapt(hour), now])
+        return new
+
+    def _insert_rows(self, cursor: Any, rows: list[list[Any]]) -> int:
+        connection = self._connect()
+        new: int = 0
+        if connection.vendor != "sqlite":
+            cursor.executemany(_INSERT, rows)
+            new = cursor.rowcount
+            return max(0, new)
+        for size, statement in _INSERTS:
+            while len(rows) >= size:
+                part, rows = rows[:size], rows[size:]
+                # Django would look for its placeholders in these long statements each time.
+                with connection.wrap_database_errors:
+                    new += max(0, connection.connection.execute(statement, list(chain.from_iterable(part))).rowcount)
         return new
 
     def _now(self) -> Any:

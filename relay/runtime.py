@@ -112,7 +112,7 @@ class Runtime:
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 50, 100)
-        sys.setswitchinterval(0.0005)
+        sys.setswitchinterval(0.002)
 
     async def _seed(self) -> None:
         """Bring the counters up; where ledger or store are away, each limit is seeded before it first admits."""

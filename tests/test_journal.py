@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import os
 import resource
@@ -113,6 +114,43 @@ def test_an_opening_shares_the_sync_of_what_is_awaited_but_a_stream_s_goes_alone
     kept.start()
     async_to_sync(calls)(kept)
     kept.stop()
+
+
+def test_who_comes_right_after_another_shares_the_next_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_module, "SPACING", 0.05)
+
+    async def calls(kept: Counting) -> None:
+        await kept.close(record("alone"))
+        await asyncio.gather(*[later(kept, number) for number in range(4)])
+        assert kept.synced_together == [1, 4]
+
+    async def later(kept: Counting, number: int) -> None:
+        await asyncio.sleep(number / 1000)
+        await kept.close(record(f"later-{number}"))
+
+    kept = Counting(tmp_path)
+    kept.start()
+    async_to_sync(calls)(kept)
+    kept.stop()
+
+
+def test_a_file_system_that_can_t_write_and_sync_at_once_does_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> int:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    synced: list[int] = []
+    monkeypatch.setattr(os, "pwritev", refused)
+    monkeypatch.setattr(os, "fdatasync", synced.append)
+
+    async def call(kept: Journal) -> None:
+        await kept.close(record("first"))
+        assert [entry.record().error for entry in on_disk(kept)] == ["first"]
+        assert len(synced) == 1
+
+    with running(tmp_path) as kept:
+        async_to_sync(call)(kept)
 
 
 def test_an_opening_that_nobody_joins_is_written_nevertheless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
