@@ -24,7 +24,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 TICKS = os.sysconf("SC_CLK_TCK")
 START_SECONDS = 60
-UVICORN = ("--no-access-log", "--no-proxy-headers", "--no-server-header", "--log-level", "warning")
+UVICORN = (
+    *("--http", "relay_site.protocol:GatheringProtocol"),
+    *("--no-access-log", "--no-proxy-headers", "--no-server-header", "--log-level", "warning"),
+)
 LIMITS = {
     0: (),
     3: ("requests 100000000 per minute", "tokens 1000000000000 per day", "cost 1000000 per month strict"),

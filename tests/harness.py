@@ -37,7 +37,10 @@ from relay.state.snapshot import table_versions
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 40
 STOP_SECONDS = 20
-UVICORN_FLAGS = ("--no-access-log", "--no-proxy-headers", "--no-server-header", "--timeout-graceful-shutdown")
+UVICORN_FLAGS = (
+    *("--http", "relay_site.protocol:GatheringProtocol"),
+    *("--no-access-log", "--no-proxy-headers", "--no-server-header", "--timeout-graceful-shutdown"),
+)
 SERVERS: Mapping[str, Callable[[int, str], list[str]]] = {
     "uvicorn": lambda port, seconds: [
         *("uvicorn", "relay_site.asgi:application", "--host", "127.0.0.1", "--port", str(port)),

@@ -162,6 +162,7 @@ def web(host: str, port: int) -> Program:
     trust = ("--proxy-headers", "--forwarded-allow-ips", ",".join(proxies)) if proxies else ("--no-proxy-headers",)
     command = python(
         *("uvicorn", "relay_site.asgi:application", "--host", host, "--port", str(port), *trust),
+        *("--http", "relay_site.protocol:GatheringProtocol"),
         *("--no-access-log", "--no-server-header", "--log-level", "warning"),
         *("--timeout-graceful-shutdown", str(STOP_SECONDS)),
     )

@@ -1,0 +1,43 @@
+"""uvicorn's HTTP protocol, but what is written in one step of the event loop leaves in one piece.
+
+uvicorn writes an answer's headers and its body one after the other, and uvloop sends each at once: a system call more,
+and a client woken twice. `--http relay_site.protocol:GatheringProtocol`; without it all works, for a tenth more CPU.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+
+class Gathering:
+    """A transport that holds what is written until the event loop's next step; all else is the real one's."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._parts: list[bytes] = []
+        self._call_soon = asyncio.get_running_loop().call_soon
+
+    def write(self, data: bytes) -> None:
+        if not self._parts:
+            self._call_soon(self._flush)
+        self._parts.append(data)
+
+    def _flush(self) -> None:
+        parts, self._parts = self._parts, []
+        if parts and not self._transport.is_closing():
+            self._transport.write(parts[0] if len(parts) == 1 else b"".join(parts))
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+class GatheringProtocol(HttpToolsProtocol):
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(cast(asyncio.Transport, Gathering(transport)))
