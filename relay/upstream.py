@@ -15,9 +15,10 @@ from typing import Any
 
 import aiohttp
 import httpx
+from aiohttp.connector import Connection
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp_socks import ProxyConnector
 from httpx_aiohttp import AiohttpTransport
-from multidict import CIMultiDict
 from yarl import URL
 
 from relay.errors import UpstreamError, UpstreamFailed, UpstreamTimeout, UpstreamUnreachable
@@ -25,6 +26,9 @@ from relay.providers.base import Headers, UpstreamRequest
 
 READ_SIZE = 64 * 1024
 KEEP_ALIVE_SECONDS = 50.0
+MAX_TARGETS = 1024
+BODILESS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+SWITCHING = 101
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,49 +101,112 @@ class ReadyHeaders(httpx.Headers):
 class Stream(httpx.AsyncByteStream):
     """An answer's body. httpx iterates it; reading it directly takes a generator and two context managers less."""
 
-    __slots__ = ("_response",)
+    __slots__ = ("_connection", "_content")
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self._response = response
+    def __init__(self, connection: Connection, content: aiohttp.StreamReader) -> None:
+        self._connection = connection
+        self._content = content
 
     def read(self) -> Coroutine[Any, Any, bytes]:
         """What has come, as soon as something has; b"" at the end. Raises aiohttp's errors."""
-        return self._response.content.readany()
+        return self._content.readany()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         while chunk := await self.read():
             yield chunk
 
     async def aclose(self) -> None:
-        await self._response.__aexit__(None, None, None)
+        """Back to the pool after a whole answer; else cut, with what of the request has not been sent."""
+        transport = self._connection.transport
+        if transport is not None and transport.get_write_buffer_size():
+            transport.abort()
+            self._connection.close()
+        elif self._content.is_eof():
+            self._connection.release()
+        else:
+            self._connection.close()
 
 
 class BareRequest(aiohttp.ClientRequest):
-    """Goes out with the headers it is given and those that frame it; aiohttp would add what the client did not send."""
-
-    _skip_auto_headers = CIMultiDict({"Content-Type": None})
+    """Has the headers that its address makes; aiohttp would add what the client did not send."""
 
     def update_auto_headers(self, skip_auto_headers: Iterable[str] | None) -> None:
         """Add none."""
 
 
 class Transport(AiohttpTransport):
-    """httpx-aiohttp's transport, but the address goes out as it is: a signature covers its very quoting."""
+    """httpx-aiohttp's transport on aiohttp's connections and parser, without its session's and its request's way
+    there: a task to write each request, timers, cookies, redirects. The address goes out as it is, because a signature
+    covers its very quoting, and so does each header."""
+
+    def __init__(self, *, client: aiohttp.ClientSession, proxy: str) -> None:
+        super().__init__(client=client, trust_env=False)
+        self._proxy = URL(proxy) if proxy else None
+        self._targets: dict[str, aiohttp.ClientRequest] = {}
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         session = self.client
         assert isinstance(session, aiohttp.ClientSession)
-        response = await session.request(
-            request.method,
-            as_it_is(str(request.url)),
-            headers=[(name.decode("ascii"), as_text(value)) for name, value in request.headers.raw],
-            data=b"".join(request.stream) or None,  # type: ignore[arg-type]
-            allow_redirects=False,
-            timeout=patience(request.extensions["timeout"]["connect"]),
-            proxy=str(self.proxy.url) if self.proxy else None,
-            proxy_auth=aiohttp.BasicAuth(*self.proxy.auth) if self.proxy and self.proxy.auth else None,
-        )
-        return httpx.Response(response.status, headers=ReadyHeaders(response.raw_headers), stream=Stream(response))
+        assert session.connector is not None
+        assert isinstance(request.stream, httpx.ByteStream)
+        target = self._target(str(request.url), session)
+        patience = patience_of(request.extensions["timeout"]["connect"])
+        connection = await session.connector.connect(target, traces=[], timeout=patience)
+        try:
+            protocol = connection.protocol
+            assert protocol is not None
+            assert protocol.transport is not None
+            protocol.set_response_params(
+                skip_payload=request.method == "HEAD",
+                read_until_eof=True,
+                auto_decompress=False,
+                read_bufsize=READ_SIZE,
+            )
+            content = b"".join(request.stream)
+            head = head_of(request, target, length=len(content))
+            protocol.transport.writelines((head, content) if content else (head,))
+            message, body = await protocol.read()
+            while message.code < 200 and message.code != SWITCHING:
+                message, body = await protocol.read()
+        except HttpProcessingError as error:
+            connection.close()
+            raise aiohttp.ClientError("The answer is no HTTP.") from error
+        except BaseException:
+            connection.close()
+            raise
+        return httpx.Response(message.code, headers=ReadyHeaders(message.raw_headers), stream=Stream(connection, body))
+
+    def _target(self, url: str, session: aiohttp.ClientSession) -> aiohttp.ClientRequest:
+        """What aiohttp connects for: the same for all requests to an address."""
+        target = self._targets.get(url)
+        if target is None:
+            if len(self._targets) >= MAX_TARGETS:
+                self._targets.clear()
+            # aiohttp reads user and password out of the proxy's address.
+            target = self._targets[url] = BareRequest(
+                "GET", URL(url, encoded=True), loop=asyncio.get_running_loop(), session=session, proxy=self._proxy
+            )
+        return target
+
+
+def head_of(request: httpx.Request, target: aiohttp.ClientRequest, *, length: int) -> bytes:
+    """The request's first lines; raises `ValueError` for a header that would be two."""
+    url = target.url
+    path = str(url) if target.proxy and url.scheme == "http" else url.raw_path_qs
+    lines = [f"{request.method} {path} HTTP/1.1".encode("ascii")]
+    given = request.headers.raw
+    names = {name.lower() for name, _ in given}
+    # The host, and who we are to the host or to its proxy where their addresses say it.
+    for name, value in target.headers.items():
+        if name.lower().encode() not in names:
+            lines.append(f"{name}: {value}".encode())
+    lines += [b"%b: %b" % item for item in given]
+    if length or request.method not in BODILESS:
+        lines.append(b"Content-Length: %d" % length)
+    head = b"\r\n".join(lines)
+    if head.count(b"\r") != len(lines) - 1 or head.count(b"\n") != len(lines) - 1 or b"\0" in head:
+        raise ValueError("a header's value has more than one line")
+    return head + b"\r\n\r\n"
 
 
 # Addresses repeat from call to call; reading one takes longer than all else that is done here.
@@ -148,22 +215,9 @@ def address(url: str) -> httpx.URL:
     return httpx.URL(url)
 
 
-@lru_cache(maxsize=1024)
-def as_it_is(url: str) -> URL:
-    return URL(url, encoded=True)
-
-
 @lru_cache(maxsize=16)
-def patience(connect: float) -> aiohttp.ClientTimeout:
+def patience_of(connect: float) -> aiohttp.ClientTimeout:
     return aiohttp.ClientTimeout(sock_connect=connect)
-
-
-def as_text(value: bytes) -> str:
-    """A header's value for aiohttp, which writes UTF-8."""
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return value.decode("latin1")
 
 
 class UpstreamClient:
@@ -217,7 +271,7 @@ def make_transport(proxy: str) -> Transport:
         read_bufsize=READ_SIZE,
         trust_env=False,
     )
-    return Transport(client=session, proxy=httpx.Proxy(proxy) if proxy and not socks else None, trust_env=False)
+    return Transport(client=session, proxy="" if socks else proxy)
 
 
 def failure(error: Exception) -> UpstreamError:
