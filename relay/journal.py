@@ -34,7 +34,7 @@ IDLE = 0.5  # seconds until progress entries, for which nobody waits, are writte
 GATHER = 0.005
 # Seconds between two wakings of the thread: each costs as much processor time as a quarter of a call, so that a busy
 # relay writes more in one go. Whoever comes after a pause is written at once.
-SPACING = 0.003
+SPACING = 0.005
 
 
 class Position(NamedTuple):

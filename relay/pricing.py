@@ -288,10 +288,13 @@ def cost(usage: Usage, *, models: Sequence[str], provider: str, book: PriceBook,
     what was used counts. Thresholds are judged on the whole input of a model run, cached tokens included."""
     name = _name_to_price(usage, models=models, provider=provider, book=book)
     billing = _Billing(usage, at)
-    own = [*_counts(usage, name), *(item for item in usage.extra if not item.run)]
-    if any(item.within for item in own):
-        own = billing.parted(own, book.find(provider, name))
-    for run in sorted({item.run for item in usage.extra} | {0}):
+    own, runs = _counts(usage, name), [0]
+    if usage.extra:
+        own += [item for item in usage.extra if not item.run]
+        runs = sorted({item.run for item in usage.extra} | {0})
+        if any(item.within for item in own):
+            own = billing.parted(own, book.find(provider, name))
+    for run in runs:
         items = [item for item in usage.extra if item.run == run] if run else own
         whole_input = _whole_input(items)
         if not run and usage.longest_prompt is not None:
@@ -299,10 +302,11 @@ def cost(usage: Usage, *, models: Sequence[str], provider: str, book: PriceBook,
         for item in items:
             named = item if item.model else replace(item, model=name)
             billing.add(named, book.find(provider, named.model), whole_input=whole_input)
+    lines = billing.lines
     return Bill(
-        lines=tuple(billing.lines),
-        cost=sum(line.cost for line in billing.lines),
-        unpriced=any(line.rate is None for line in billing.lines),
+        lines=tuple(lines),
+        cost=sum([line.cost for line in lines]),
+        unpriced=None in [line.rate for line in lines],
         version=version_of(frozenset(billing.rows)),
     )
 
@@ -310,6 +314,8 @@ def cost(usage: Usage, *, models: Sequence[str], provider: str, book: PriceBook,
 def _name_to_price(usage: Usage, *, models: Sequence[str], provider: str, book: PriceBook) -> str:
     """The first name that has a rate for something that was used: a row for web searches alone, which a pattern gives
     to every name, says nothing of what the tokens cost."""
+    if len(models) == 2 and models[0] == models[1] and models[0]:
+        return models[0]
     known = [(name, price) for name in models if name and (price := book.find(provider, name)) is not None]
     if len(known) > 1 and known[0][0] != known[1][0]:
         used = {item.meter for item in _counts(usage, "")}
@@ -330,7 +336,7 @@ def _counts(usage: Usage, model: str) -> list[Quantity]:
 
 
 def _whole_input(items: Iterable[Quantity]) -> int:
-    return sum(item.quantity for item in items if item.meter.endswith("input_tokens"))
+    return sum([item.quantity for item in items if item.meter.endswith("input_tokens")])
 
 
 @lru_cache(maxsize=1024)

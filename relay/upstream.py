@@ -50,7 +50,8 @@ class Upstream:
         assert isinstance(response.stream, Stream)
         self._stream = response.stream
         self.status = response.status_code
-        self.headers: Headers = tuple([(name.lower(), value) for name, value in response.headers.raw])
+        # httpx keeps each name as it came and in lower case; its `raw` is the former.
+        self.headers: Headers = tuple([(name, value) for _, name, value in response.headers._list])
 
     async def next(self) -> bytes:
         """Return the next bytes as they come, b"" at the end; raises `UpstreamError` where the connection dies."""

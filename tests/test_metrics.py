@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from prometheus_client import REGISTRY
 
 from relay import metrics
@@ -25,4 +26,13 @@ def test_every_call_counts_under_its_own_labels() -> None:
     assert value("baton_cost_nanodollars_total", provider="p") == 12
     assert value("baton_output_tokens_total", provider="p") == 12
     assert value("baton_call_duration_seconds_count", dialect="d") == 3
-    assert value("baton_call_duration_seconds_bucket", dialect="d", le="0.1") == 0
+    assert value("baton_call_duration_seconds_sum", dialect="d") == pytest.approx(0.6)
+    buckets = [value("baton_call_duration_seconds_bucket", dialect="d", le=le) for le in ("0.1", "0.3", "1.0", "+Inf")]
+    assert buckets == [0, 3, 3, 3]
+
+
+def test_a_duration_on_a_bound_lies_below_it() -> None:
+    metrics.count(Record(id="x", created_at=1.0, dialect="bound", duration_ms=100))
+    metrics.count(Record(id="x", created_at=1.0, dialect="bound", duration_ms=1_000_001))
+    buckets = [value("baton_call_duration_seconds_bucket", dialect="bound", le=le) for le in ("0.1", "1000.0", "+Inf")]
+    assert buckets == [1, 1, 2]

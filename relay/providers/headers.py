@@ -39,10 +39,9 @@ def forwarded(headers: Headers) -> list[tuple[bytes, bytes]]:
 
 
 def returned(headers: Headers) -> list[tuple[bytes, bytes]]:
-    """The upstream's headers as they go to the client."""
-    lowered = tuple([(name.lower(), value) for name, value in headers])
-    named = connection_named(lowered)
-    return [(name, value) for name, value in lowered if comes_down(name) and name not in named]
+    """The upstream's headers, their names in lower case, as they go to the client."""
+    named = connection_named(headers)
+    return [(name, value) for name, value in headers if comes_down(name) and name not in named]
 
 
 # Names repeat from call to call, so each is judged once; they come from outside, so not all are kept.

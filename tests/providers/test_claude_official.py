@@ -154,7 +154,7 @@ def test_a_stream_passes_byte_for_byte_and_is_counted_however_it_is_cut() -> Non
 
 def test_headers_of_the_shared_account_do_not_come_down() -> None:
     upstream = (
-        (b"Content-Type", b"text/event-stream"),
+        (b"content-type", b"text/event-stream"),
         (b"request-id", b"req_1"),
         (b"anthropic-organization-id", b"org"),
         (b"anthropic-workspace-id", b"w"),
