@@ -32,6 +32,9 @@ logger = logging.getLogger(__name__)
 
 URLCONF = "relay.urls"
 KEEP_ALIVE = (b"connection", b"keep-alive")
+# An ASGI extension of ours: a set of what to call when the client's connection is lost.
+LEAVING = "baton.leaving"
+NONE: dict[str, Any] = {}
 
 
 class ClientGone(Exception):
@@ -39,12 +42,14 @@ class ClientGone(Exception):
 
 
 class Body:
-    """The request's body, read when the view asks for it; from its end on, listens for the client's leaving."""
+    """The request's body, read when the view asks for it; from its end on, hears of the client's leaving: from the
+    server where it tells (`leaving`, see relay_site.protocol), else from a task that waits for ASGI's message."""
 
-    __slots__ = ("_listener", "_receive", "_task")
+    __slots__ = ("_leaving", "_listener", "_receive", "_task")
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, receive: Receive, leaving: set[Callable[[], object]] | None = None) -> None:
         self._receive = receive
+        self._leaving = leaving
         self._task = asyncio.current_task()
         self._listener: asyncio.Task[None] | None = None
 
@@ -63,18 +68,26 @@ class Body:
             parts.append(part)
             if not message.get("more_body", False):
                 break
-        self._listener = asyncio.get_running_loop().create_task(self._listen())
+        if self._leaving is not None:
+            self._leaving.add(self._left)
+        else:
+            self._listener = asyncio.get_running_loop().create_task(self._listen())
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def _listen(self) -> None:
         while True:
             message = await self._receive()
             if message["type"] == "http.disconnect":
-                if self._task is not None:
-                    self._task.cancel()
+                self._left()
                 return
 
+    def _left(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
     def close(self) -> None:
+        if self._leaving is not None:
+            self._leaving.discard(self._left)
         if self._listener is not None:
             self._listener.cancel()
             self._listener = None  # its exception's traceback leads back here: no ring for the collector to find
@@ -118,7 +131,7 @@ async def relay_entry(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["method"] == "HEAD":
         await send_response(HttpResponse(), scope, send)
         return
-    body = Body(receive)
+    body = Body(receive, scope.get("extensions", NONE).get(LEAVING))
     try:
         await send_response(await answer(scope, body), scope, send)
     except (asyncio.CancelledError, ClientGone):
