@@ -37,8 +37,7 @@ class LimitRule:
     strict: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class RateLimit:
+class RateLimit(msgspec.Struct, frozen=True):
     """Where a key stands with one limit, as rate-limit headers tell it; `resets_at` in Unix seconds."""
 
     metric: str  # "requests" or "tokens"

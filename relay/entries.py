@@ -142,7 +142,7 @@ class _Cut(Enum):
 def _line(kind: Kind, call_id: str, payload: bytes, *, at: float) -> bytes:
     if len(payload) > MAX_PAYLOAD:
         raise ValueError(f"an entry of {len(payload)} bytes is too long for the journal")
-    head = b"1 %b %013d %08d" % (kind.value, int(at * 1000), len(payload))
+    head = b"1 %b %013d %08d" % (kind._value_, int(at * 1000), len(payload))
     body = b"%b %b" % (call_id.encode("ascii"), payload)
     return b"%b %08x %b\n" % (head, crc32(body, crc32(head)), body)
 

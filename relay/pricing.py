@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from functools import lru_cache
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from relay.call import Line, Quantity, Usage
@@ -60,8 +61,7 @@ def _nothing(provider: str, model: str) -> Known | None:
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class Bill:
+class Bill(Struct, frozen=True):
     """Priced lines and what names the prices; `unpriced` = a line has none."""
 
     lines: tuple[Line, ...] = ()

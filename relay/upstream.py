@@ -50,8 +50,7 @@ class Upstream:
         assert isinstance(response.stream, Stream)
         self._stream = response.stream
         self.status = response.status_code
-        # httpx keeps each name as it came and in lower case; its `raw` is the former.
-        self.headers: Headers = tuple([(name, value) for _, name, value in response.headers._list])
+        self.headers: Headers = tuple([(name, value) for _, name, value in kept_by(response.headers)])
 
     async def next(self) -> bytes:
         """Return the next bytes as they come, b"" at the end; raises `UpstreamError` where the connection dies."""
@@ -97,6 +96,11 @@ class ReadyHeaders(httpx.Headers):
     def __init__(self, headers: Headers) -> None:
         self._list = [(name, name.lower(), value) for name, value in headers]
         self._encoding = None
+
+
+def kept_by(headers: httpx.Headers) -> list[tuple[bytes, bytes, bytes]]:
+    """Each header's name as it came, in lower case, and its value."""
+    return headers._list
 
 
 class Stream(httpx.AsyncByteStream):
@@ -194,18 +198,19 @@ def head_of(request: httpx.Request, target: aiohttp.ClientRequest, *, length: in
     """The request's first lines; raises `ValueError` for a header that would be two."""
     url = target.url
     path = str(url) if target.proxy and url.scheme == "http" else url.raw_path_qs
-    lines = [f"{request.method} {path} HTTP/1.1".encode("ascii")]
-    given = request.headers.raw
-    names = {name.lower() for name, _ in given}
+    parts = [f"{request.method} {path} HTTP/1.1".encode("ascii")]
     # The host, and who we are to the host or to its proxy where their addresses say it.
     for name, value in target.headers.items():
-        if name.lower().encode() not in names:
-            lines.append(f"{name}: {value}".encode())
-    lines += [b"%b: %b" % item for item in given]
+        if name not in request.headers:
+            parts.append(f"\r\n{name}: {value}".encode())
     if length or request.method not in BODILESS:
-        lines.append(b"Content-Length: %d" % length)
-    head = b"\r\n".join(lines)
-    if head.count(b"\r") != len(lines) - 1 or head.count(b"\n") != len(lines) - 1 or b"\0" in head:
+        parts.append(b"\r\nContent-Length: %d" % length)
+    lines = len(parts) - 1
+    for original, _, content in kept_by(request.headers):
+        parts += (b"\r\n", original, b": ", content)
+        lines += 1
+    head = b"".join(parts)
+    if head.count(b"\r") != lines or head.count(b"\n") != lines or b"\0" in head:
         raise ValueError("a header's value has more than one line")
     return head + b"\r\n\r\n"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable
 
 import httpx
 import pytest
@@ -13,8 +12,8 @@ from asgiref.sync import async_to_sync
 from relay.errors import UpstreamError, UpstreamTimeout, UpstreamUnreachable
 from relay.providers.base import UpstreamRequest
 from relay.upstream import ReadyHeaders, Timers, UpstreamClient
+from tests.listening import Serve, listening
 
-Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 OK = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
@@ -22,19 +21,17 @@ def exchange(serve: Serve, *, timers: Timers | None = None) -> tuple[int, bytes]
     """Serve one connection with `serve`, call it, and return status and body."""
 
     async def story() -> tuple[int, bytes]:
-        server = await asyncio.start_server(serve, "127.0.0.1", 0)
-        port = server.sockets[0].getsockname()[1]
         client = UpstreamClient(timers=timers or Timers())
-        try:
-            request = UpstreamRequest("POST", f"http://127.0.0.1:{port}/v1/x?beta=true", ((b"x-a", b"1"),), b"{}")
-            upstream = await client.open(request)
+        async with listening(serve) as port:
             try:
-                return upstream.status, await upstream.read(limit=1000)
+                request = UpstreamRequest("POST", f"http://127.0.0.1:{port}/v1/x?beta=true", ((b"x-a", b"1"),), b"{}")
+                upstream = await client.open(request)
+                try:
+                    return upstream.status, await upstream.read(limit=1000)
+                finally:
+                    await upstream.close()
             finally:
-                await upstream.close()
-        finally:
-            await client.close()
-            server.close()
+                await client.close()
 
     return async_to_sync(story)()
 
@@ -70,6 +67,74 @@ def test_a_request_goes_up_as_it_was_made() -> None:
     assert lines[0] == b"POST /v1/x?beta=true HTTP/1.1"
     assert sorted(line.split(b":")[0].lower() for line in lines[1:]) == [b"content-length", b"host", b"x-a"]
     assert content == b"{}"
+
+
+@pytest.mark.parametrize("value", [b"1\r\nx-b: 2", b"1\n", b"1\r", b"1\0"])
+def test_a_header_that_would_be_two_goes_nowhere(value: bytes) -> None:
+    seen: list[bytes] = []
+
+    async def story() -> None:
+        client = UpstreamClient(timers=Timers())
+        async with listening(answering(OK, seen=seen)) as port:
+            try:
+                await client.open(UpstreamRequest("POST", f"http://127.0.0.1:{port}/", ((b"x-a", value),), b"{}"))
+            finally:
+                await client.close()
+
+    with pytest.raises(UpstreamError) as caught:
+        async_to_sync(story)()
+    assert (caught.value.reason, seen) == ("protocol", [])
+
+
+def test_a_header_s_bytes_go_up_as_they_are() -> None:
+    seen: list[bytes] = []
+
+    async def story() -> None:
+        client = UpstreamClient(timers=Timers())
+        headers = ((b"x-a", "\xe4".encode()), (b"x-a", b"\xe4"), (b"host", b"own.test"))
+        async with listening(answering(OK + b"0\r\n\r\n", seen=seen)) as port:
+            upstream = await client.open(UpstreamRequest("POST", f"http://127.0.0.1:{port}/", headers, b"{}"))
+            await upstream.close()
+            await client.close()
+
+    async_to_sync(story)()
+    lines = seen[0].split(b"\r\n")
+    assert [line for line in lines if line.lower().startswith((b"x-a", b"host"))] == [
+        b"x-a: \xc3\xa4", b"x-a: \xe4", b"host: own.test",
+    ]  # fmt: skip
+
+
+def test_an_answer_before_the_request_is_all_sent_is_read_and_its_connection_not_used_again() -> None:
+    opened = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal opened
+        opened += 1
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\n\r\nno")
+        await writer.drain()
+        await asyncio.sleep(0.2)
+        writer.transport.abort()
+
+    async def story() -> None:
+        client = UpstreamClient(timers=Timers())
+        async with listening(serve) as port:
+            for _ in range(2):
+                request = UpstreamRequest("POST", f"http://127.0.0.1:{port}/", (), b"x" * 30_000_000)
+                upstream = await client.open(request)
+                assert (upstream.status, await upstream.read(limit=10)) == (413, b"no")
+                await upstream.close()
+            await client.close()
+
+    async_to_sync(story)()
+    assert opened == 2
+
+
+def test_an_interim_answer_is_not_the_answer() -> None:
+    assert exchange(answering(b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n" + OK + b"3\r\nabc\r\n0\r\n\r\n")) == (
+        200,
+        b"abc",
+    )
 
 
 def test_an_upstream_that_closes_without_an_answer_is_unreachable() -> None:

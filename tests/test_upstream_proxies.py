@@ -7,7 +7,7 @@ import datetime
 import ipaddress
 import ssl
 from collections.abc import Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,34 +22,14 @@ from cryptography.x509.oid import NameOID
 from relay.errors import UpstreamUnreachable
 from relay.providers.base import UpstreamRequest
 from relay.upstream import Timers, UpstreamClient
+from tests.listening import Serve, listening
 
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi"
 BASIC = b"proxy-authorization: basic dtpw"  # u:p
-Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]
 
 
 class Seen(list[bytes]):
     """What arrived: at the upstream, and at the proxy in front of it."""
-
-
-@asynccontextmanager
-async def listening(serve: Serve, tls: ssl.SSLContext | None = None) -> Any:
-    writers: list[asyncio.StreamWriter] = []
-
-    async def kept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writers.append(writer)
-        with suppress(asyncio.IncompleteReadError, ConnectionError):
-            await serve(reader, writer)
-        writer.close()
-
-    server = await asyncio.start_server(kept, "127.0.0.1", 0, ssl=tls)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
-        for writer in writers:
-            writer.transport.abort()
-        await asyncio.sleep(0.01)
 
 
 def upstream(seen: Seen) -> Serve:

@@ -65,7 +65,7 @@ _metadata = msgspec.json.Decoder(_Metadata)
 _threads = msgspec.json.Decoder(_Thread)
 _user_id = msgspec.json.Decoder(_UserId)
 _tools = msgspec.json.Decoder(list[_Tool])
-_raws = msgspec.json.Decoder(list[msgspec.Raw])
+_messages = msgspec.json.Decoder(list[_Message])
 _message = msgspec.json.Decoder(_Message)
 _blocks = msgspec.json.Decoder(list[_Block])
 _UNREADABLE = (ValueError, RecursionError, msgspec.MsgspecError)
@@ -187,7 +187,7 @@ def _affinity(fields: Fields, session: str) -> str:
 
 
 def _hash(kind: bytes, text: bytes) -> str:
-    return hashlib.blake2b(kind + b"\0" + text, digest_size=16).hexdigest()
+    return hashlib.sha256(kind + b"\0" + text).hexdigest()[:32]  # what processors have instructions for
 
 
 def _cached_texts(content: bytes) -> bytes:
@@ -204,7 +204,7 @@ def _first_message(messages: bytes) -> bytes:
     """The first message's content as it stands there; of a very long one its beginning. Reads no further than that."""
     try:
         if len(messages) < FIRST_MESSAGE_BYTES:
-            return bytes(_message.decode(_raws.decode(messages)[0]).content)
+            return bytes(_messages.decode(messages)[0].content)
         text = messages.decode("utf-8", "replace")
         start = len(text) - len(text[1:].lstrip())
         _, end = json.JSONDecoder().raw_decode(text, start)

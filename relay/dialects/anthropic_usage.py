@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from relay.call import Quantity, Usage
@@ -27,11 +26,13 @@ TOOL_METERS = {"web_search_requests": "web_searches"}
 FREE_TOOLS = frozenset({"web_fetch_requests", "tool_search_requests"})
 
 
-@dataclass
 class _Reading:
     """Picks counts out of an object that somebody else wrote; remembers what could not be read."""
 
-    flags: list[str] = field(default_factory=list)
+    __slots__ = ("flags",)
+
+    def __init__(self) -> None:
+        self.flags: list[str] = []
 
     def count(self, fields: Fields, name: str) -> int | None:
         value = fields.get(name)
