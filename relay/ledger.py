@@ -24,6 +24,8 @@ from relay.segments import START, Cursor, Piece, drop_shipped, is_done, journal_
 log = logging.getLogger(__name__)
 SWEEP_SECONDS = 5.0
 DROP_SECONDS = 60.0
+# How far it came is saved so often: after a death the records since then are read again, and booked once all the same.
+SAVE_SECONDS = 1.0
 LONGEST_PAUSE = 1.0
 STOP_SECONDS = 8.0
 
@@ -44,11 +46,12 @@ class Ledger:
         self._on_recovered = on_recovered
         self._books = Books()
         self._cursor = Cursor()
+        self._unsaved = False
         self._open: dict[str, Position] = {}  # calls that a recovery would have to look at, oldest first
         self._ended: deque[tuple[float, str]] = deque()
         self._recoveries: dict[Path, Iterator[int]] = {}
         self._failed: set[Path] = set()  # folders whose recovery has to begin anew
-        self._next_sweep = self._next_drop = 0.0
+        self._next_sweep = self._next_drop = self._next_save = 0.0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
 
@@ -94,6 +97,9 @@ class Ledger:
         until = self._journal.synced
         while self._ship(until) and not self._stopping.is_set():
             pass
+        if self._unsaved and now >= self._next_save:
+            self._next_save = now + SAVE_SECONDS
+            self._save()
         if now >= self._next_sweep:
             self._next_sweep = now + SWEEP_SECONDS
             self._look_for_the_dead()
@@ -115,12 +121,15 @@ class Ledger:
             journal.oldest_waiting = ended[0].at
             self._books.add(ended)
         self._cursor = Cursor(shipped=piece.after, unsettled=self._track(piece, start))
-        if ended or piece.after.segment != start.segment:
-            save_cursor(journal.folder, self._cursor)
+        self._unsaved = True
         journal.shipped += len(ended)
         if not journal.waiting:
             journal.oldest_waiting = None
         return True
+
+    def _save(self) -> None:
+        save_cursor(self._journal.folder, self._cursor)
+        self._unsaved = False
 
     def _track(self, piece: Piece, start: Position) -> Position:
         """Return from where on a recovery would have to read, if the process died now."""
@@ -177,7 +186,7 @@ class Ledger:
                 while self._ship(self._journal.synced):
                     pass
                 if self._cursor.shipped != START:
-                    save_cursor(self._journal.folder, self._cursor)
+                    self._save()
                 own = recover(self._journal.folder, books=self._books, on_recovered=self._on_recovered, resettle=False)
                 for _ in own:
                     if time.monotonic() > deadline:

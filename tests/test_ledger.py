@@ -82,6 +82,18 @@ def test_a_record_is_there_half_a_second_after_its_end(tmp_path: Path) -> None:
         assert time.monotonic() - start < 5  # generous: this machine is shared; bench/journal.py measures
 
 
+def test_how_far_it_came_is_saved_once_a_second_and_for_what_came_last_too(tmp_path: Path) -> None:
+    with a_journal(tmp_path) as journal:
+        ledger = Ledger(journal, interval=60, on_recovered=lambda record, holds: None)
+        saved = []
+        for now in (100.0, 100.5, 100.9, 101.0, 102.0):
+            if now < 101.0:
+                write(journal, ("end", a_record()))
+            ledger._round(now=now)
+            saved.append(load_cursor(journal.folder).shipped == journal.synced)
+        assert saved == [True, False, False, True, True]
+
+
 def test_what_comes_during_a_round_waits_for_the_next(tmp_path: Path) -> None:
     with a_journal(tmp_path) as journal:
 
@@ -118,7 +130,7 @@ def test_many_segments_arrive_whole(tmp_path: Path) -> None:
         for start in range(0, 700, 100):
             write(journal, *[("end", record) for record in records[start : start + 100]])
         eventually(lambda: journal.waiting == 0)
-        assert load_cursor(journal.folder).shipped == journal.synced
+        eventually(lambda: load_cursor(journal.folder).shipped == journal.synced)
     assert booked() == {record.id for record in records}
 
 
