@@ -32,9 +32,10 @@ IDLE = 0.5  # seconds until progress entries, for which nobody waits, are writte
 # Seconds that the opening of a call that is not streamed may wait for company: its client's first byte waits for its
 # end anyway, so that a short call costs one sync, and the longer ones open together.
 GATHER = 0.005
-# Seconds between two wakings of the thread: each costs as much processor time as a quarter of a call, so that a busy
-# relay writes more in one go. Whoever comes after a pause is written at once.
-SPACING = 0.005
+# Seconds between two wakings of the thread for each call in flight, and at most: a waking costs as much processor time
+# as a quarter of a call, so that a busy relay writes more in one go. Calls in flight are as many as begin in the time
+# that one takes (Little's law), so that long calls wait a little, and short ones hardly.
+SPACING, MOST_SPACING = 0.0003, 0.005
 
 
 class Position(NamedTuple):
@@ -91,6 +92,7 @@ class Journal:
         self._queue: deque[_Waiting] = deque()
         self._owed: list[_Waiting] = []
         self._ended = 0
+        self._in_flight = 0
         self._rung = self._next = 0.0  # the loop's time: when the thread was last woken, and when it will be
         self._bell = _Bell()
         self._accepting = False
@@ -109,6 +111,7 @@ class Journal:
         """
         if not self.healthy:
             return _failed(self._broken())
+        self._in_flight += 1
         return self._append(encode_open(record, holds, at=time.time()), ends=False, hurry=record.stream)
 
     def progress(self, record: Record) -> None:
@@ -123,6 +126,8 @@ class Journal:
         """
         if not self.healthy and record.status == CallStatus.REFUSED:
             return _failed(self._broken())
+        if record.status != CallStatus.REFUSED:
+            self._in_flight = max(0, self._in_flight - 1)
         return self._append(encode_end(record, at=time.time()), ends=True, hurry=True)
 
     @property
@@ -149,7 +154,7 @@ class Journal:
         future: asyncio.Future[None] = loop.create_future()
         self._queue.append(_Waiting(line, future, ends))
         now = loop.time()
-        at = max(now if hurry else now + GATHER, self._rung + SPACING)
+        at = max(now if hurry else now + GATHER, self._rung + min(MOST_SPACING, SPACING * self._in_flight))
         if at <= now:
             self._hurry(now)
         elif at < self._next or self._next <= now:

@@ -11,7 +11,6 @@ import copy
 import gc
 import logging
 import signal
-import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
@@ -112,7 +111,6 @@ class Runtime:
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 50, 100)
-        sys.setswitchinterval(0.002)
 
     async def _seed(self) -> None:
         """Bring the counters up; where ledger or store are away, each limit is seeded before it first admits."""

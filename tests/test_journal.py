@@ -116,21 +116,28 @@ def test_an_opening_shares_the_sync_of_what_is_awaited_but_a_stream_s_goes_alone
     kept.stop()
 
 
-def test_who_comes_right_after_another_shares_the_next_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal_module, "SPACING", 0.05)
+def test_the_more_calls_are_in_flight_the_more_entries_share_a_sync(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "SPACING", 0.02)
+    monkeypatch.setattr(journal_module, "MOST_SPACING", 0.1)
+    calls = [record(f"{number}", stream=True) for number in range(4)]
 
-    async def calls(kept: Counting) -> None:
+    async def story(kept: Counting) -> None:
         await kept.close(record("alone"))
-        await asyncio.gather(*[later(kept, number) for number in range(4)])
-        assert kept.synced_together == [1, 4]
+        await kept.close(record("another", status=CallStatus.REFUSED.value))
+        await asyncio.gather(*[kept.open(call) for call in calls[:1]])
+        assert kept.synced_together == [1, 1, 1]
+        await asyncio.gather(*[later(kept, number) for number in range(1, 4)])
+        assert kept.synced_together == [1, 1, 1, 3]
 
     async def later(kept: Counting, number: int) -> None:
         await asyncio.sleep(number / 1000)
-        await kept.close(record(f"later-{number}"))
+        await kept.open(calls[number])
 
     kept = Counting(tmp_path)
     kept.start()
-    async_to_sync(calls)(kept)
+    async_to_sync(story)(kept)
     kept.stop()
 
 
