@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import sqlite3
 import time
 import uuid
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import chain
-from operator import itemgetter
+from operator import gt, itemgetter
 from typing import Any, NamedTuple
 
 import msgspec
@@ -26,6 +27,7 @@ BATCH = 500
 BUSY_MS = 2000
 POLL_SECONDS = 0.002
 LARGEST = 2**53  # sums of more than a thousand such figures would not fit; no real count or cost comes near
+WIDEST = (-LARGEST, LARGEST)
 _EMPTY: dict[Any, str] = {list: "[]", dict: "{}"}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # SQLSTATE classes that name the row's own fault: data, constraints, sizes. Everything else is the database's trouble.
@@ -33,21 +35,25 @@ _ROW_FAULTS = frozenset({"21", "22", "23", "44", "54"})
 _encode = msgspec.json.Encoder().encode
 
 _COLUMNS = {field.attname: field for field in UsageRecord._meta.concrete_fields}
-_FIELDS = [name for name in (*Record.__struct_fields__, "extra_tokens") if name in _COLUMNS]
-_TEXTS = [
-    (name, _COLUMNS[name].max_length)
-    for name in _FIELDS
-    if isinstance(_COLUMNS[name], models.CharField | models.TextField)
-]
+FIELDS = [*Record.__struct_fields__, "extra_tokens"]
+
+
+def _places(*kinds: type[models.Field[Any, Any]]) -> list[int]:
+    """Where the columns of these kinds stand in a row."""
+    return [place for place, name in enumerate(FIELDS) if isinstance(_COLUMNS[name], kinds)]
+
+
+_TEXTS = _places(models.CharField, models.TextField)
+_LENGTHS = [_COLUMNS[FIELDS[place]].max_length or math.inf for place in _TEXTS]
 _NUMBERS = [
-    (name, *((0, 2**15 - 1) if isinstance(_COLUMNS[name], models.PositiveSmallIntegerField) else (-LARGEST, LARGEST)))
-    for name in _FIELDS
-    if isinstance(_COLUMNS[name], models.IntegerField)
+    (place, *((0, 2**15 - 1) if isinstance(_COLUMNS[FIELDS[place]], models.PositiveSmallIntegerField) else WIDEST))
+    for place in _places(models.IntegerField)
 ]
-_JSON = [name for name in _FIELDS if isinstance(_COLUMNS[name], models.JSONField)]
-_VALUES = itemgetter(*_FIELDS)
-_OTHERS = [field.get_default() for name, field in _COLUMNS.items() if name not in _FIELDS]
-_NAMES = [*_FIELDS, *(name for name in _COLUMNS if name not in _FIELDS)]
+_JSON = _places(models.JSONField)
+_ID, _CREATED = FIELDS.index("id"), FIELDS.index("created_at")
+_texts_of = itemgetter(*_TEXTS)
+_OTHERS = [field.get_default() for name, field in _COLUMNS.items() if name not in FIELDS]
+_NAMES = [*FIELDS, *(name for name in _COLUMNS if name not in FIELDS)]
 
 
 def _insert_into(model: type[models.Model], columns: Sequence[str]) -> str:
@@ -87,29 +93,29 @@ class _Row(NamedTuple):
     values: list[Any]
 
 
-def row_of(record: Record) -> dict[str, Any]:
-    """Return the record as values of `UsageRecord`'s columns; raises `ValueError` for what can be none.
+def row_of(record: Record) -> list[Any]:
+    """Return the record as values of `UsageRecord`'s columns, as `FIELDS` names them; raises `ValueError` for what
+    can be none.
 
     Text is cleaned and cut to its column, `created_at` is the id's timestamp.
     """
-    row = dict(zip(Record.__struct_fields__, msgspec.structs.astuple(record), strict=True))
-    row["id"] = call_id = uuid.UUID(record.id)
+    row: list[Any] = [*msgspec.structs.astuple(record), extra_tokens(record.lines)]
+    row[_ID] = call_id = uuid.UUID(record.id)
     if call_id.version != 7:
         raise ValueError("the id is no UUIDv7")
-    row["created_at"] = _EPOCH + timedelta(milliseconds=call_id.int >> 80)
-    row["extra_tokens"] = extra_tokens(record.lines)
-    for name, length in _TEXTS:
-        if text := row[name]:
-            if not text.isascii() or "\0" in text:
-                row[name] = text = clean(text)
-            if length is not None and len(text) > length:
-                row[name] = text[:length]
-    for name, least, most in _NUMBERS:
-        number = row[name]
+    row[_CREATED] = _EPOCH + timedelta(milliseconds=call_id.int >> 80)
+    texts = _texts_of(row)
+    together = "".join(texts)
+    if not together.isascii() or "\0" in together or any(map(gt, map(len, texts), _LENGTHS)):
+        for place, length in zip(_TEXTS, _LENGTHS, strict=True):
+            text = clean(row[place])
+            row[place] = text if len(text) <= length else text[: int(length)]
+    for place, least, most in _NUMBERS:
+        number = row[place]
         if number is not None and not least <= number <= most:
-            raise ValueError(f"{name} is out of range")
-    for name in _JSON:
-        row[name] = _encode(row[name]).decode() if row[name] else _EMPTY[type(row[name])]
+            raise ValueError(f"{FIELDS[place]} is out of range")
+    for place in _JSON:
+        row[place] = _encode(row[place]).decode() if row[place] else _EMPTY[type(row[place])]
     return row
 
 
@@ -192,12 +198,12 @@ class Books:
 
     def _row(self, entry: Entry) -> _Row:
         row = row_of(entry.record())
-        at = row["created_at"]
+        at: datetime = row[_CREATED]
         connection = self._connect()
-        row["created_at"] = connection.ops.adapt_datetimefield_value(at)
+        row[_CREATED] = connection.ops.adapt_datetimefield_value(at)
         if not connection.features.has_native_uuid_field:
-            row["id"] = row["id"].hex
-        return _Row(entry=entry, hour=at.replace(minute=0, second=0, microsecond=0), values=[*_VALUES(row), *_OTHERS])
+            row[_ID] = row[_ID].hex
+        return _Row(entry=entry, hour=at.replace(minute=0, second=0, microsecond=0), values=row + _OTHERS)
 
     def _add(self, rows: list[_Row]) -> int:
         try:

@@ -34,7 +34,7 @@ from relay.call import (
 from relay.errors import BudgetExceeded
 from relay.models import UsageRecord
 from relay.pricing import PriceBook
-from relay.rows import row_of
+from relay.rows import FIELDS, row_of
 from relay.state import Seed, Store, StoreAway
 from relay.state.memory import MemoryStore
 from tests.stores import KINDS, empty_redis, make, play
@@ -109,7 +109,7 @@ def test_the_ledger_and_a_settlement_count_the_same_tokens_whatever_meters_them(
     booked = Record(id=new_call_id(NOON - 60), created_at=NOON - 60, key_id=7, status="ok", duration_ms=1)
     metering.book(booked, Outcome(usage, UsageSource.PROVIDER), prices=PriceBook(), provider="openai", now=NOON)
     assert admission.tokens_of(booked) == 313_177
-    row = row_of(booked)
+    row = dict(zip(FIELDS, row_of(booked), strict=True))
     assert row["extra_tokens"] == 313_000
     record(at=NOON - 60, **{name: row[name] for name in TOKEN_COLUMNS})
     assert sums(rule("tokens")) == [313_177]

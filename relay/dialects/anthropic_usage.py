@@ -59,16 +59,20 @@ def read(fields: Fields, *, raw: bytes, output: int | None = None) -> Usage:
     reading = _Reading()
     five, hour = _cache_writes(fields, reading)
     reported = reading.count(fields, OUTPUT) if output is None else output
-    details = mapping(fields.get("output_tokens_details"))
-    items = _listed(fields)
+    details = fields.get("output_tokens_details")
+    thinking = reading.count(mapping(details), "thinking_tokens") if details else None
+    items = _listed(fields) if fields.get("iterations") else []
     return Usage(
         input_tokens=reading.count(fields, INPUT),
         cache_read_input_tokens=reading.count(fields, CACHE_READ),
         cache_creation_5m_input_tokens=five,
         cache_creation_1h_input_tokens=hour,
         output_tokens=reported,
-        reasoning_tokens=_reasoning(reading.count(details, "thinking_tokens"), reported, reading),
-        extra=(*_tool_calls(fields, reading), *(_beside(items, reading) if items else ())),
+        reasoning_tokens=_reasoning(thinking, reported, reading) if thinking is not None else None,
+        extra=(
+            *(_tool_calls(fields, reading) if fields.get("server_tool_use") else ()),
+            *(_beside(items, reading) if items else ()),
+        ),
         longest_prompt=_longest_prompt(items, reading) if items else None,
         service_tier=text(fields.get("service_tier"), MAX_TEXT),
         speed=text(fields.get("speed"), MAX_TEXT),
@@ -105,8 +109,10 @@ def _reasoning(thinking: int | None, output: int | None, reading: _Reading) -> i
 
 def _cache_writes(fields: Fields, reading: _Reading) -> tuple[int | None, int | None]:
     """Return the tokens written to the cache for 5 minutes and for an hour; without a split all are the former."""
-    split = mapping(fields.get("cache_creation"))
     total = reading.count(fields, CACHE_WRITE)
+    split = mapping(fields.get("cache_creation"))
+    if not split:
+        return total, None
     five = reading.count(split, "ephemeral_5m_input_tokens")
     hour = reading.count(split, "ephemeral_1h_input_tokens")
     if five is None and hour is None:

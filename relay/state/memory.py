@@ -58,16 +58,17 @@ class MemoryStore(MemoryRests):
         standing = [self._standing(hold, now) for hold in holds]
         if owner in self._open:
             return tuple(standing)
-        for hold, used in zip(holds, standing, strict=True):
+        both = list(zip(holds, standing, strict=True))
+        for hold, used in both:
             if used + hold.need > hold.cap:
                 return Refused(hold, used)
-        for hold, used in zip(holds, standing, strict=True):
+        for hold, used in both:
             if hold.metric == CONCURRENCY:
                 self._leases.setdefault(hold.counter, {})[owner] = now + lease
             else:
                 self._set(hold.counter, used + hold.amount, hold.expires)
         self._open[owner] = tuple(holds)
-        return tuple([used + hold.amount for used, hold in zip(standing, holds, strict=True)])
+        return tuple([used + hold.amount for hold, used in both])
 
     def _answer(self, owner: str, question: Question, standing: tuple[int, ...], *, now: float) -> Admitted:
         seats = question.seats
