@@ -121,15 +121,19 @@ class Stream(httpx.AsyncByteStream):
             yield chunk
 
     async def aclose(self) -> None:
-        """Back to the pool after a whole answer; else cut, with what of the request has not been sent."""
+        """Back to the pool after a whole answer to a request that was sent whole; else cut."""
         transport = self._connection.transport
-        if transport is not None and transport.get_write_buffer_size():
-            transport.abort()
-            self._connection.close()
-        elif self._content.is_eof():
+        if self._content.is_eof() and not (transport is not None and transport.get_write_buffer_size()):
             self._connection.release()
         else:
-            self._connection.close()
+            cut(self._connection)
+
+
+def cut(connection: Connection) -> None:
+    """Close the connection now, whatever of the request has not been sent."""
+    if connection.transport is not None:
+        connection.transport.abort()
+    connection.close()
 
 
 class BareRequest(aiohttp.ClientRequest):
@@ -160,7 +164,8 @@ class Transport(AiohttpTransport):
         try:
             protocol = connection.protocol
             assert protocol is not None
-            assert protocol.transport is not None
+            if protocol.transport is None or protocol.transport.is_closing():
+                raise aiohttp.ClientConnectionResetError("The connection was closed before the request was sent.")
             protocol.set_response_params(
                 skip_payload=request.method == "HEAD",
                 read_until_eof=True,
@@ -174,10 +179,10 @@ class Transport(AiohttpTransport):
             while message.code < 200 and message.code != SWITCHING:
                 message, body = await protocol.read()
         except HttpProcessingError as error:
-            connection.close()
+            cut(connection)
             raise aiohttp.ClientError("The answer is no HTTP.") from error
         except BaseException:
-            connection.close()
+            cut(connection)
             raise
         return httpx.Response(message.code, headers=ReadyHeaders(message.raw_headers), stream=Stream(connection, body))
 

@@ -130,6 +130,38 @@ def test_an_answer_before_the_request_is_all_sent_is_read_and_its_connection_not
     assert opened == 2
 
 
+def test_a_call_that_is_cancelled_while_its_request_is_sent_sends_no_more_of_it() -> None:
+    read = 0
+
+    async def story() -> None:
+        started, cancelled, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal read
+            await reader.readuntil(b"\r\n\r\n")
+            started.set()
+            await cancelled.wait()
+            try:
+                while data := await reader.read(2**20):
+                    read += len(data)
+            finally:
+                ended.set()
+
+        client = UpstreamClient(timers=Timers())
+        async with listening(serve) as port:
+            request = UpstreamRequest("POST", f"http://127.0.0.1:{port}/", (), b"x" * 60_000_000)
+            call = asyncio.create_task(client.open(request))
+            await asyncio.wait_for(started.wait(), 5)
+            call.cancel()
+            await asyncio.wait([call])
+            cancelled.set()
+            await asyncio.wait_for(ended.wait(), 5)
+            await client.close()
+
+    async_to_sync(story)()
+    assert read < 30_000_000
+
+
 def test_an_interim_answer_is_not_the_answer() -> None:
     assert exchange(answering(b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n" + OK + b"3\r\nabc\r\n0\r\n\r\n")) == (
         200,
