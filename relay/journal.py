@@ -92,8 +92,9 @@ class Journal:
         self._queue: deque[_Waiting] = deque()
         self._owed: list[_Waiting] = []
         self._ended = 0
-        self._in_flight = 0
-        self._rung = self._next = 0.0  # the loop's time: when the thread was last woken, and when it will be
+        self._in_flight: set[str] = set()  # calls that were opened and have not ended
+        # The loop's time: when the thread was last woken, and when it will be (0 = nothing is set for that).
+        self._rung = self._next = 0.0
         self._bell = _Bell()
         self._accepting = False
         self._fd = -1
@@ -111,7 +112,7 @@ class Journal:
         """
         if not self.healthy:
             return _failed(self._broken())
-        self._in_flight += 1
+        self._in_flight.add(record.id)
         return self._append(encode_open(record, holds, at=time.time()), ends=False, hurry=record.stream)
 
     def progress(self, record: Record) -> None:
@@ -126,8 +127,7 @@ class Journal:
         """
         if not self.healthy and record.status == CallStatus.REFUSED:
             return _failed(self._broken())
-        if record.status != CallStatus.REFUSED:
-            self._in_flight = max(0, self._in_flight - 1)
+        self._in_flight.discard(record.id)
         return self._append(encode_end(record, at=time.time()), ends=True, hurry=True)
 
     @property
@@ -154,13 +154,17 @@ class Journal:
         future: asyncio.Future[None] = loop.create_future()
         self._queue.append(_Waiting(line, future, ends))
         now = loop.time()
-        at = max(now if hurry else now + GATHER, self._rung + min(MOST_SPACING, SPACING * self._in_flight))
+        at = max(now if hurry else now + GATHER, self._rung + min(MOST_SPACING, SPACING * len(self._in_flight)))
         if at <= now:
             self._hurry(now)
-        elif at < self._next or self._next <= now:
+        elif at < self._next or self._next <= now:  # none is set, or one that a loop that has ended took along
             self._next = at
-            loop.call_at(at, self._hurry, at)
+            loop.call_at(at, self._time_has_come, loop)
         return future
+
+    def _time_has_come(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._next = 0.0  # uvloop rounds, and may be early: whoever comes in the meantime sets a timer of his own
+        self._hurry(loop.time())
 
     def _hurry(self, now: float) -> None:
         if self._queue:

@@ -73,6 +73,7 @@ def count(record: Record) -> None:
     if record.duration_ms is not None:
         dialect, seconds = record.dialect, record.duration_ms / 1000
         if dialect not in ENDED.durations:
-            ENDED.durations[dialect], ENDED.seconds[dialect] = [0] * (len(BUCKETS) + 1), 0.0
+            ENDED.seconds[dialect] = 0.0  # first: whoever collects meanwhile goes by the other
+            ENDED.durations[dialect] = [0] * (len(BUCKETS) + 1)
         ENDED.durations[dialect][bisect_left(BUCKETS, seconds)] += 1
         ENDED.seconds[dialect] += seconds

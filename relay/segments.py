@@ -48,8 +48,11 @@ def journal_folders(root: Path) -> list[Path]:
 
 
 def segment_numbers(folder: Path) -> list[int]:
-    with os.scandir(folder) as found:  # asked for every batch; `Path.glob` takes fifty times as long
-        names = [entry.name.removesuffix(SUFFIX) for entry in found if entry.name.endswith(SUFFIX)]
+    try:
+        with os.scandir(folder) as found:  # asked for every batch; `Path.glob` takes fifty times as long
+            names = [entry.name.removesuffix(SUFFIX) for entry in found if entry.name.endswith(SUFFIX)]
+    except FileNotFoundError:
+        return []
     return sorted(int(name) for name in names if name.isdigit())
 
 

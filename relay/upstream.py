@@ -7,7 +7,6 @@ as much (docs/performance.md). The transport is called directly: the client shel
 from __future__ import annotations
 
 import asyncio
-import warnings
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -27,6 +26,7 @@ from relay.providers.base import Headers, UpstreamRequest
 READ_SIZE = 64 * 1024
 KEEP_ALIVE_SECONDS = 50.0
 MAX_TARGETS = 1024
+MOST_STALE = 10
 BODILESS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 SWITCHING = 101
 
@@ -161,6 +161,11 @@ class Transport(AiohttpTransport):
         target = self._target(str(request.url), session)
         patience = patience_of(request.extensions["timeout"]["connect"])
         connection = await session.connector.connect(target, traces=[], timeout=patience)
+        for _ in range(MOST_STALE):
+            if connection.protocol is None or not connection.protocol.should_close:
+                break
+            cut(connection)  # it has said something that nobody asked it
+            connection = await session.connector.connect(target, traces=[], timeout=patience)
         try:
             protocol = connection.protocol
             assert protocol is not None
@@ -176,7 +181,7 @@ class Transport(AiohttpTransport):
             head = head_of(request, target, length=len(content))
             protocol.transport.writelines((head, content) if content else (head,))
             message, body = await protocol.read()
-            while message.code < 200 and message.code != SWITCHING:
+            while 100 <= message.code < 200 and message.code != SWITCHING:
                 message, body = await protocol.read()
         except HttpProcessingError as error:
             cut(connection)
@@ -246,7 +251,18 @@ class UpstreamClient:
         return self._transports[proxy]
 
     async def open(self, request: UpstreamRequest, *, proxy: str = "") -> Upstream:
-        """Send the request and return when status and headers are there; raises `UpstreamError`."""
+        """Send the request and return when status and headers are there; raises `UpstreamError`.
+
+        What changes nothing is sent twice where the connection was closed before an answer, as a kept one may be.
+        """
+        try:
+            return await self._open(request, proxy=proxy)
+        except UpstreamUnreachable as error:
+            if request.method not in BODILESS or error.reason not in {"disconnected", "reset"}:
+                raise
+        return await self._open(request, proxy=proxy)
+
+    async def _open(self, request: UpstreamRequest, *, proxy: str) -> Upstream:
         try:
             made = httpx.Request(
                 request.method,
@@ -266,24 +282,14 @@ class UpstreamClient:
 
 
 def make_transport(proxy: str) -> Transport:
-    """A transport of our own session: no limit on connections, no cookies, no decoding."""
-    # A body is in memory anyway when it gets here; sending it in one piece is what we want.
-    warnings.filterwarnings("ignore", message="Sending a large body directly", category=ResourceWarning)
+    """A transport of our own session: no limit on connections, no cookies."""
     socks = proxy.startswith("socks")
     connector: aiohttp.BaseConnector = (
         ProxyConnector.from_url(proxy, limit=0, rdns=True, keepalive_timeout=KEEP_ALIVE_SECONDS)
         if socks
         else aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS)
     )
-    session = aiohttp.ClientSession(
-        connector=connector,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        auto_decompress=False,
-        request_class=BareRequest,
-        timeout=aiohttp.ClientTimeout(total=None),
-        read_bufsize=READ_SIZE,
-        trust_env=False,
-    )
+    session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False)
     return Transport(client=session, proxy="" if socks else proxy)
 
 

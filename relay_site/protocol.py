@@ -51,6 +51,13 @@ class GatheringProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self.scope["extensions"] = {LEAVING: self.leaving}  # type: ignore[dict-item]
 
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        if not self.pipeline:
+            # uvicorn stops reading at 64 KiB of body until the application asks for more; nobody asks once all is here,
+            # and a socket that is not read does not tell that the client has left.
+            self.flow.resume_reading()
+
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         for told in tuple(self.leaving):

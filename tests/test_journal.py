@@ -6,12 +6,15 @@ import asyncio
 import errno
 import fcntl
 import os
+import random
 import resource
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import uvloop
 from asgiref.sync import async_to_sync
 
 import relay.journal as journal_module
@@ -139,6 +142,42 @@ def test_the_more_calls_are_in_flight_the_more_entries_share_a_sync(
     kept.start()
     async_to_sync(story)(kept)
     kept.stop()
+
+
+def test_no_entry_is_left_behind_by_a_timer_that_rings_early(tmp_path: Path) -> None:
+    """uvloop's timers are rounded to milliseconds: who came in the one between waited for the thread's own look."""
+    longest, distances = 0.0, random.Random(5)
+
+    async def story(kept: Journal) -> None:
+        await asyncio.gather(*[kept.open(record(stream=True)) for _ in range(5)])
+        for _ in range(100):
+            ended = await asyncio.gather(*[call(kept, distances.uniform(0, 0.004)) for _ in range(3)])
+            await asyncio.gather(*[kept.close(one) for one in ended])
+            await asyncio.sleep(0.01)
+
+    async def call(kept: Journal, after: float) -> Record:
+        nonlocal longest
+        one, start = record(stream=True), time.monotonic()
+        while time.monotonic() < start + after:  # noqa: ASYNC110 - distances of less than a millisecond are the point
+            await asyncio.sleep(0)
+        start = time.monotonic()
+        await kept.open(one)
+        longest = max(longest, time.monotonic() - start)
+        return one
+
+    with running(tmp_path) as kept, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(story(kept))
+    assert longest < journal_module.IDLE * 0.9
+
+
+def test_a_call_that_ends_as_refused_is_no_longer_in_flight(tmp_path: Path) -> None:
+    async def call(kept: Journal) -> None:
+        one = record(status=CallStatus.REFUSED.value)
+        await asyncio.gather(kept.open(one), kept.close(one))
+        assert not kept._in_flight
+
+    with running(tmp_path) as kept:
+        async_to_sync(call)(kept)
 
 
 def test_a_file_system_that_can_t_write_and_sync_at_once_does_one_after_the_other(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
+import pytest
 from asgiref.sync import async_to_sync
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from relay.slim import LEAVING
+from relay.slim import LEAVING, Body
 from relay_site.protocol import Gathering, GatheringProtocol
 
 REQUEST = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -22,6 +23,13 @@ class Wire(asyncio.Transport):
         super().__init__()
         self.sent: list[bytes] = []
         self.closing = False
+        self.reading = True
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
 
     def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
         assert not self.closing
@@ -115,6 +123,27 @@ def test_whoever_asked_hears_that_the_client_has_left_and_who_took_his_name_off_
         protocol.connection_lost(None)
         assert heard == ["first"]
         await asyncio.sleep(0.03)
+
+    async_to_sync(story)()
+
+
+@pytest.mark.parametrize("size", [10, 200_000])
+def test_a_socket_is_read_again_once_the_body_is_here_or_nobody_would_hear_that_the_client_has_left(size: int) -> None:
+    async def story() -> None:
+        async def asking(scope: Any, receive: Any, send: Any) -> None:
+            await Body(receive, scope["extensions"][LEAVING]).read(limit=10**6)
+            await asyncio.sleep(0.05)
+
+        wire = Wire()
+        protocol = connected(asking, wire)
+        protocol.data_received(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % size)
+        await asyncio.sleep(0.01)
+        protocol.data_received(b"x" * size)  # all of it in one piece, while the application waits
+        await asyncio.sleep(0.01)
+        assert wire.reading
+        assert len(protocol.leaving) == 1
+        protocol.connection_lost(None)
+        await asyncio.sleep(0.06)
 
     async_to_sync(story)()
 

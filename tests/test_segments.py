@@ -136,3 +136,8 @@ def test_a_folder_that_was_never_finished_goes_after_an_hour(tmp_path: Path) -> 
         os.utime(folder, (NOW - age, NOW - age))
     drop_shipped(tmp_path, {}, now=NOW, **GENEROUS)  # type: ignore[arg-type]
     assert (fresh.exists(), stale.exists()) == (True, False)
+
+
+def test_a_folder_that_is_not_there_has_no_segments(tmp_path: Path) -> None:
+    assert segment_numbers(tmp_path / "gone") == []
+    assert waiting(tmp_path / "gone") == (0, None)

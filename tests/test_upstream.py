@@ -162,6 +162,47 @@ def test_a_call_that_is_cancelled_while_its_request_is_sent_sends_no_more_of_it(
     assert read < 30_000_000
 
 
+def closing_after(answers: int, *, late: bytes = b"") -> Serve:
+    """Answers so many requests on a connection, says `late`, and closes it without a word of that."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(answers):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi")
+        if late:
+            await asyncio.sleep(0.05)
+            writer.write(late)
+            await asyncio.sleep(1)
+        else:
+            await reader.readuntil(b"\r\n\r\n")
+
+    return serve
+
+
+def three_gets(serve: Serve) -> list[tuple[int, bytes]]:
+    async def story() -> list[tuple[int, bytes]]:
+        client, found = UpstreamClient(timers=Timers()), []
+        async with listening(serve) as port:
+            for _ in range(3):
+                upstream = await client.open(UpstreamRequest("GET", f"http://127.0.0.1:{port}/", (), b""))
+                found.append((upstream.status, await upstream.read(limit=10)))
+                await upstream.close()
+                await asyncio.sleep(0.1)
+            await client.close()
+        return found
+
+    return async_to_sync(story)()
+
+
+def test_a_get_on_a_kept_connection_that_was_closed_is_sent_again() -> None:
+    assert three_gets(closing_after(1)) == [(200, b"hi")] * 3
+
+
+def test_what_an_upstream_says_unasked_is_nobody_s_answer() -> None:
+    late = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 5\r\n\r\nstale"
+    assert three_gets(closing_after(1, late=late)) == [(200, b"hi")] * 3
+
+
 def test_an_interim_answer_is_not_the_answer() -> None:
     assert exchange(answering(b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n" + OK + b"3\r\nabc\r\n0\r\n\r\n")) == (
         200,
