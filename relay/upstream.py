@@ -150,26 +150,17 @@ class Transport(AiohttpTransport):
 
     def __init__(self, *, client: aiohttp.ClientSession, proxy: str) -> None:
         super().__init__(client=client, trust_env=False)
+        self.session = client
         self._proxy = URL(proxy) if proxy else None
         self._targets: dict[str, aiohttp.ClientRequest] = {}
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        session = self.client
-        assert isinstance(session, aiohttp.ClientSession)
-        assert session.connector is not None
         assert isinstance(request.stream, httpx.ByteStream)
-        target = self._target(str(request.url), session)
-        patience = patience_of(request.extensions["timeout"]["connect"])
-        connection = await session.connector.connect(target, traces=[], timeout=patience)
-        for _ in range(MOST_STALE):
-            if connection.protocol is None or not connection.protocol.should_close:
-                break
-            cut(connection)  # it has said something that nobody asked it
-            connection = await session.connector.connect(target, traces=[], timeout=patience)
+        target = self._target(str(request.url))
+        connection = await self._connect(target, seconds=request.extensions["timeout"]["connect"])
         try:
-            protocol = connection.protocol
-            assert protocol is not None
-            if protocol.transport is None or protocol.transport.is_closing():
+            protocol, transport = connection.protocol, connection.transport
+            if protocol is None or transport is None or transport.is_closing():
                 raise aiohttp.ClientConnectionResetError("The connection was closed before the request was sent.")
             protocol.set_response_params(
                 skip_payload=request.method == "HEAD",
@@ -179,7 +170,7 @@ class Transport(AiohttpTransport):
             )
             content = b"".join(request.stream)
             head = head_of(request, target, length=len(content))
-            protocol.transport.writelines((head, content) if content else (head,))
+            transport.writelines((head, content) if content else (head,))
             message, body = await protocol.read()
             while 100 <= message.code < 200 and message.code != SWITCHING:
                 message, body = await protocol.read()
@@ -191,7 +182,18 @@ class Transport(AiohttpTransport):
             raise
         return httpx.Response(message.code, headers=ReadyHeaders(message.raw_headers), stream=Stream(connection, body))
 
-    def _target(self, url: str, session: aiohttp.ClientSession) -> aiohttp.ClientRequest:
+    async def _connect(self, target: aiohttp.ClientRequest, *, seconds: float) -> Connection:
+        """A new connection, or a kept one whose upstream has said nothing since its last answer."""
+        connector = self.session.connector
+        assert connector is not None
+        for _ in range(MOST_STALE):
+            connection = await connector.connect(target, traces=[], timeout=patience_of(seconds))
+            if connection.protocol is not None and not connection.protocol.should_close:
+                break
+            cut(connection)
+        return connection
+
+    def _target(self, url: str) -> aiohttp.ClientRequest:
         """What aiohttp connects for: the same for all requests to an address."""
         target = self._targets.get(url)
         if target is None:
@@ -199,7 +201,7 @@ class Transport(AiohttpTransport):
                 self._targets.clear()
             # aiohttp reads user and password out of the proxy's address.
             target = self._targets[url] = BareRequest(
-                "GET", URL(url, encoded=True), loop=asyncio.get_running_loop(), session=session, proxy=self._proxy
+                "GET", URL(url, encoded=True), loop=asyncio.get_running_loop(), session=self.session, proxy=self._proxy
             )
         return target
 

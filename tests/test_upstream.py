@@ -203,6 +203,15 @@ def test_what_an_upstream_says_unasked_is_nobody_s_answer() -> None:
     assert three_gets(closing_after(1, late=late)) == [(200, b"hi")] * 3
 
 
+def test_a_server_that_speaks_first_is_no_upstream() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 mail.test ESMTP\r\n")
+        await reader.read(1)
+
+    with pytest.raises(UpstreamError):
+        exchange(serve)
+
+
 def test_an_interim_answer_is_not_the_answer() -> None:
     assert exchange(answering(b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n" + OK + b"3\r\nabc\r\n0\r\n\r\n")) == (
         200,
