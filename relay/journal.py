@@ -32,8 +32,8 @@ IDLE = 0.5  # seconds until progress entries, for which nobody waits, are writte
 # Seconds that the opening of a call that is not streamed may wait for company: its client's first byte waits for its
 # end anyway, so that a short call costs one sync, and the longer ones open together.
 GATHER = 0.005
-# Seconds between two wakings of the thread for each call in flight, and at most: a waking costs as much processor time
-# as a quarter of a call, so that a busy relay writes more in one go. Calls in flight are as many as begin in the time
+# Seconds between two wakings of the thread for each call in flight, and at most: a waking costs more processor time
+# than a tenth of a call, so that a busy relay writes more in one go. Calls in flight are as many as begin in the time
 # that one takes (Little's law), so that long calls wait a little, and short ones hardly.
 SPACING, MOST_SPACING = 0.0003, 0.005
 

@@ -65,7 +65,7 @@ _metadata = msgspec.json.Decoder(_Metadata)
 _threads = msgspec.json.Decoder(_Thread)
 _user_id = msgspec.json.Decoder(_UserId)
 _tools = msgspec.json.Decoder(list[_Tool])
-_messages = msgspec.json.Decoder(list[_Message])
+_raws = msgspec.json.Decoder(list[msgspec.Raw])
 _message = msgspec.json.Decoder(_Message)
 _blocks = msgspec.json.Decoder(list[_Block])
 _UNREADABLE = (ValueError, RecursionError, msgspec.MsgspecError)
@@ -204,7 +204,7 @@ def _first_message(messages: bytes) -> bytes:
     """The first message's content as it stands there; of a very long one its beginning. Reads no further than that."""
     try:
         if len(messages) < FIRST_MESSAGE_BYTES:
-            return bytes(_messages.decode(messages)[0].content)
+            return bytes(_message.decode(_raws.decode(messages)[0]).content)
         text = messages.decode("utf-8", "replace")
         start = len(text) - len(text[1:].lstrip())
         _, end = json.JSONDecoder().raw_decode(text, start)

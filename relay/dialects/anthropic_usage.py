@@ -61,7 +61,7 @@ def read(fields: Fields, *, raw: bytes, output: int | None = None) -> Usage:
     reported = reading.count(fields, OUTPUT) if output is None else output
     details = fields.get("output_tokens_details")
     thinking = reading.count(mapping(details), "thinking_tokens") if details else None
-    items = _listed(fields) if fields.get("iterations") else []
+    items = _listed(fields)
     return Usage(
         input_tokens=reading.count(fields, INPUT),
         cache_read_input_tokens=reading.count(fields, CACHE_READ),
@@ -100,8 +100,8 @@ def served_by(fields: Fields) -> str:
     return _served(_listed(fields)) if fields.get("iterations") else ""
 
 
-def _reasoning(thinking: int | None, output: int | None, reading: _Reading) -> int | None:
-    if thinking is not None and output is not None and thinking > output:
+def _reasoning(thinking: int, output: int | None, reading: _Reading) -> int:
+    if output is not None and thinking > output:
         reading.flag("reasoning_exceeds_output")
         return output
     return thinking

@@ -117,6 +117,12 @@ def test_the_turns_of_a_conversation_belong_together(first_turn: Any, later_turn
     assert envelope(**first_turn).affinity == envelope(**later_turn).affinity != ""
 
 
+@pytest.mark.parametrize("odd", [{"role": "assistant"}, "text", None, 7])
+def test_a_later_message_that_is_odd_moves_no_conversation(odd: object) -> None:
+    first = {"role": "user", "content": "Tell me of bills."}
+    assert envelope(messages=[first, odd]).affinity == envelope(messages=[first]).affinity != ""
+
+
 def test_other_conversations_do_not() -> None:
     bodies: list[dict[str, Any]] = [
         {"messages": [FIRST]},
