@@ -15,6 +15,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from relay.slim import LEAVING
 
+# Of a request line and headers, before anybody knows who asks: httptools keeps what comes, without end.
+MAX_HEAD_BYTES = 512 * 1024
+
 
 class Gathering:
     """A transport that holds what is written until the event loop's next step; all else is the real one's."""
@@ -45,11 +48,24 @@ class Gathering:
 class GatheringProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.leaving: set[Callable[[], object]] = set()
+        self._reads_head, self._head_bytes = True, 0
         super().connection_made(cast(asyncio.Transport, Gathering(transport)))
 
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._reads_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+                self.send_400_response("The request's headers are too large.")
+
     def on_message_begin(self) -> None:
+        self._reads_head, self._head_bytes = True, 0
         super().on_message_begin()
         self.scope["extensions"] = {LEAVING: self.leaving}  # type: ignore[dict-item]
+
+    def on_headers_complete(self) -> None:
+        self._reads_head = False
+        super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         super().on_message_complete()

@@ -162,6 +162,17 @@ def test_a_key_works_in_every_header(server: Server, installation: Installation,
     assert status == 200
 
 
+def test_a_query_that_no_upstream_would_take_rests_no_account(server: Server, installation: Installation) -> None:
+    """It was every account's own failure: three of them, and nobody could use the model for five minutes."""
+    installation.account()
+    key = installation.key()
+    for _ in range(4):
+        path = f"{PATHS[0]}?beta={'x' * 10_000}"
+        status, _, body = post(server, path, json.dumps(ASKED).encode(), {"x-api-key": key})
+        assert (status, json.loads(body)["error"]["type"]) == (400, "invalid_request_error")
+    assert create(server, key).type == "message"
+
+
 def test_a_stream_needs_a_valid_key(server: Server, installation: Installation) -> None:
     installation.account()
     for headers in ({}, {"x-api-key": "rk_nobody_knows"}):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -74,6 +76,14 @@ def test_every_answer_of_the_relay_has_an_id_and_a_length(server: Server, method
     assert answer.values("transfer-encoding") == []
     if method != "HEAD":
         assert int(answer["content-length"]) == len(answer.body)
+
+
+@pytest.mark.parametrize("server", ["uvicorn"], indirect=True)
+def test_an_unsigned_internal_question_is_not_read(server: Server) -> None:
+    """Its 31 MB were kept before anybody looked at the signature."""
+    with socket.create_connection((urlsplit(server.url).hostname, urlsplit(server.url).port), timeout=10) as client:
+        client.sendall(b"POST /internal/ask HTTP/1.1\r\nhost: x\r\ncontent-length: 31000000\r\n\r\n")
+        assert client.recv(1000).startswith(b"HTTP/1.1 404 ")
 
 
 @pytest.mark.parametrize("path", ["/v1/responses", "/openai/v1/responses", "/v1/messages", "/v1/realtime"])

@@ -69,6 +69,35 @@ def test_headers_and_body_leave_in_one_piece() -> None:
     async_to_sync(story)()
 
 
+def test_headers_without_an_end_are_not_kept() -> None:
+    async def story() -> None:
+        wire = Wire()
+        protocol = connected(hello, wire)
+        protocol.data_received(b"GET / HTTP/1.1\r\nx-long: ")
+        for _ in range(7):
+            protocol.data_received(b"x" * 64 * 1024)
+        assert not wire.sent
+        protocol.data_received(b"x" * 64 * 1024)
+        [answer] = wire.sent
+        assert answer.startswith(b"HTTP/1.1 400 ") and b"headers are too large" in answer
+
+    async_to_sync(story)()
+
+
+def test_a_large_body_is_no_large_head() -> None:
+    async def story() -> None:
+        wire = Wire()
+        protocol = connected(hello, wire)
+        protocol.data_received(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1048576\r\n\r\n")
+        for _ in range(16):
+            protocol.data_received(b"x" * 64 * 1024)
+        await asyncio.sleep(0.01)
+        [answer] = wire.sent
+        assert answer.startswith(b"HTTP/1.1 200 ")
+
+    async_to_sync(story)()
+
+
 def test_what_comes_later_is_not_waited_for() -> None:
     async def story() -> None:
         async def slowly(scope: Any, receive: Any, send: Any) -> None:

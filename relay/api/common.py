@@ -37,6 +37,7 @@ from relay.settlement import refuse_early
 from relay.slim import Body
 
 MAX_TAGS = 20
+MAX_QUERY_BYTES = 8192
 URL_CHARACTERS = "".join(chr(code) for code in range(0x21, 0x7F))
 
 
@@ -127,9 +128,9 @@ async def tied_to_owner(run: Runtime, call: Call, *, named_by_path: bool) -> Cal
     return replace(call, account_id=account_id) if named_by_path else call
 
 
-async def read_body(request: HttpRequest, named: Mapping[bytes, bytes]) -> bytes:
-    """The whole body, refused as soon as it is too large."""
-    limit: int = settings.RELAY_MAX_BODY_BYTES
+async def read_body(request: HttpRequest, named: Mapping[bytes, bytes], *, most: int | None = None) -> bytes:
+    """The whole body, refused as soon as it is larger than `most` bytes (None = what calls may have)."""
+    limit: int = settings.RELAY_MAX_BODY_BYTES if most is None else most
     announced = named.get(b"content-length", b"")
     if int(announced or 0) > limit:
         raise BodyTooLarge(f"The request body is larger than {limit / 2**20:g} MiB, this relay's limit.")
@@ -177,10 +178,16 @@ def client_ip(request: HttpRequest) -> str:
 
 
 def query_of(request: HttpRequest) -> str:
-    """The query as it came, percent-encoded where a client sent bytes that no URL may hold."""
+    """The query as it came, percent-encoded where a client sent bytes that no URL may hold; raises `InvalidRequest`.
+
+    What no account could be asked for must fail here: behind this it would count as every account's own failure.
+    """
     scope = scope_of(request)
     query: bytes = scope.get("query_string", b"") if scope else request.META.get("QUERY_STRING", "").encode()
-    return query.decode() if query.isascii() else quote_from_bytes(query, safe=URL_CHARACTERS)
+    if len(query) > MAX_QUERY_BYTES:
+        raise InvalidRequest(f"The query is longer than {MAX_QUERY_BYTES} bytes.", reason="long_query")
+    text = query.decode("latin1")
+    return text if query.isascii() and text.isprintable() else quote_from_bytes(query, safe=URL_CHARACTERS)
 
 
 async def respond(reply: Reply) -> HttpResponseBase:

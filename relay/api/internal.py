@@ -22,6 +22,7 @@ from relay.probe import test_connection
 from relay.runtime import Runtime, get_runtime
 
 router = Router(tags=["Internal"])
+MOST_BYTES = 2**20
 
 
 class Question(msgspec.Struct):
@@ -112,9 +113,11 @@ ANSWERS: dict[str, Callable[[Runtime, Question], Awaitable[dict[str, Any]]]] = {
 
 @router.post("/ask", operation_id="internal_ask", include_in_schema=False)
 async def ask(request: HttpRequest) -> HttpResponseBase:
-    """Answer one signed question; anything else finds nothing here."""
-    body = await read_body(request, dict(scope_headers(request)))
-    if not is_signed(body, request.headers.get(HEADER, "")):
+    """Answer one signed question; anything else finds nothing here, and is not read where it has no signature."""
+    named = dict(scope_headers(request))
+    signature = named.get(HEADER.encode(), b"").decode("latin1")
+    body = await read_body(request, named, most=MOST_BYTES) if signature else b""
+    if not is_signed(body, signature):
         return await not_served(request)
     asked = msgspec.json.decode(body, type=Question)
     if asked.question not in ANSWERS:

@@ -19,6 +19,7 @@ from relay.errors import InvalidRequest
 SESSION_HEADERS = (b"x-session-id", b"session_id", b"session-id", b"x-claude-code-session-id")
 OLD_USER_ID = re.compile(r"^user_(?P<user>.*?)_account_.*_session_(?P<session>[0-9A-Za-z-]+)$")
 MAX_NAME = 200  # characters of a model, a session or a user, as the record keeps them
+MAX_USER_ID = 1000  # longer ones name no session: the pattern above takes the square of their length
 
 # Beside text, every content block has a source or names a file.
 NOT_TEXT = (b'"source"', b'"file_id"')
@@ -151,7 +152,7 @@ def _who(fields: Fields, headers: dict[bytes, bytes]) -> tuple[str, str]:
         if user_id.startswith("{"):
             known = _user_id.decode(user_id.encode())
             session, user = known.session_id, known.account_uuid or known.device_id
-        elif (old := OLD_USER_ID.match(user_id)) is not None:
+        elif len(user_id) <= MAX_USER_ID and (old := OLD_USER_ID.match(user_id)) is not None:
             session, user = old["session"], old["user"]
     except (KeyError, *_UNREADABLE):
         pass  # the vendor's to judge; it tells us nothing

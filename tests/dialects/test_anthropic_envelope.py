@@ -88,6 +88,13 @@ def test_odd_metadata_is_the_vendors_to_judge(metadata: Any) -> None:
     assert len(envelope(metadata=metadata).end_user) <= 200
 
 
+def test_a_long_user_id_does_not_stop_everybody() -> None:
+    """The pattern takes the square of its length; this one took hours."""
+    long = "user_" + "_account_" * 400_000 + "!"
+
+    assert envelope(metadata={"user_id": long}).end_user == long[:200]
+
+
 @pytest.mark.parametrize("header", [b"x-session-id", b"session_id", b"session-id", b"x-claude-code-session-id"])
 def test_a_session_header_goes_before_the_body(header: bytes) -> None:
     found = envelope(headers={header: b"s-1"}, metadata={"user_id": NEW_ID})

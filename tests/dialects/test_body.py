@@ -72,3 +72,23 @@ def test_it_sees_every_repeated_field_and_no_other(
 
     assert repeats(body, found) == (len(dict(pairs)) != len(pairs))
     assert json.loads(join(found)) == dict(pairs)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"' + b'\\"' * 2_000_000 + b'": 1, "model": "m"}',
+        b'{"' + b"\\\\" * 2_000_000 + b'": 1, "model": "m"}',
+        b"{" + b" " * 4_000_000 + b'"model": "m"}',
+        b'{"model": "m"' + b', "model": "m"' * 300_000 + b"}",
+    ],
+    ids=["escaped quotes", "backslashes", "spaces", "one field"],
+)
+def test_a_large_odd_body_does_not_stop_everybody(body: bytes) -> None:
+    """Read in the square of its length, each of these took many minutes: the suite's own time limit ends that."""
+    assert repeats(body, fields(body)) is (body.count(b'"model"') > 1)
+
+
+def test_it_refuses_more_fields_than_any_vendor_knows() -> None:
+    with pytest.raises(InvalidRequest, match="more than 1000 fields"):
+        fields(b"{" + b",".join(b'"%d":1' % number for number in range(1001)) + b"}")
