@@ -122,13 +122,13 @@ def interrupted(opening: Opening, latest: Record | None) -> Record:
     Where no figure is the provider's, a strict budget keeps what it had reserved beyond the cost that is booked.
     """
     record = latest or opening.record
-    counted = latest is not None and latest.usage_source != UsageSource.NONE
-    reported = latest is not None and latest.usage_source in {UsageSource.PARTIAL, UsageSource.PROVIDER}
+    source = UsageSource.NONE.value if latest is None else latest.usage_source
+    reported = source in {UsageSource.PARTIAL, UsageSource.PROVIDER}
     strict = [hold.amount for hold in opening.holds if hold.metric == "cost" and not hold.over]
     return msgspec.structs.replace(
         record,
         status=CallStatus.INTERRUPTED.value,
-        usage_source=(UsageSource.PARTIAL if counted else UsageSource.NONE).value,
+        usage_source=UsageSource.PARTIAL.value if reported else source,
         held_nanos=0 if reported else max(0, max(strict, default=0) - record.cost_nanos),
         error=record.error or "process_died",
         duration_ms=None,  # nobody saw its end

@@ -57,8 +57,8 @@ def statuses() -> dict[str, str]:
         (None, 0, (PLAIN,), ("none", 0)),
         ("partial", 70, SEVERAL, ("partial", 0)),
         ("provider", 70, SEVERAL, ("partial", 0)),
-        ("estimated", 70, SEVERAL, ("partial", 830)),
-        ("estimated", 9999, SEVERAL, ("partial", 0)),
+        ("estimated", 70, SEVERAL, ("estimated", 830)),
+        ("estimated", 9999, SEVERAL, ("estimated", 0)),
         ("none", 0, SEVERAL, ("none", 900)),
     ],
 )
