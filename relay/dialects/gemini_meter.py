@@ -172,11 +172,11 @@ class GeminiMeter(Meter):
 
     def _count(self, raw: bytes) -> None:
         """The last usage object that has counts is the one that holds."""
-        usage = gemini_usage.read(raw)
+        usage = gemini_usage.read(raw, asked=self._tier)
         if usage is None:
             return
         self._usage = usage
-        self._tier = usage.service_tier or self._tier
+        self._tier = usage.service_tier
         if usage.output_tokens is not None:
             self._since = 0
 

@@ -49,8 +49,8 @@ METADATA = msgspec.json.Decoder(Metadata)
 UNREADABLE = (ValueError, RecursionError, msgspec.MsgspecError)
 
 
-def read(raw: bytes) -> Usage | None:
-    """The counts of one usage object; None where it reports none.
+def read(raw: bytes, *, asked: str = "") -> Usage | None:
+    """The counts of one usage object; None where it reports none. `asked` is the tier where it names none.
 
     The prompt includes what was read from a cache; what hosted tools fed back to the model comes on top of it. Thoughts
     are output beside the candidates. Google leaves out counts that are zero. Each modality is a part of its plain
@@ -69,6 +69,7 @@ def read(raw: bytes) -> Usage | None:
     flags = ["cached_exceeds_input"] if (cached or 0) > (prompt or 0) else []
     if total is not None and total != sum(item or 0 for item in (prompt, tools, said, thoughts)):
         flags.append("usage_mismatch")
+    billed = tier(data)
     read_from_cache = by_modality(data.cache_tokens_details)
     fed = by_modality(data.prompt_tokens_details, data.tool_use_prompt_tokens_details)
     made = by_modality(data.candidates_tokens_details or data.response_tokens_details)
@@ -84,7 +85,7 @@ def read(raw: bytes) -> Usage | None:
             *parts(read_from_cache, of="cache_read_input_tokens"),
             *parts(made, of="output_tokens"),
         ),
-        service_tier=tier(data),
+        service_tier=asked if billed is None else billed,
         flags=tuple(flags),
         raw=bytes(raw),
     )
@@ -110,11 +111,12 @@ def parts(quantities: dict[str, int], *, of: str) -> tuple[Quantity, ...]:
     return tuple(Quantity(f"{name}_{of}", number, within=of) for name, number in quantities.items() if number > 0)
 
 
-def tier(data: Metadata) -> str:
-    """The service tier that was billed: Vertex names the traffic, the Gemini API the tier; "" = standard."""
+def tier(data: Metadata) -> str | None:
+    """The service tier that was billed: Vertex names the traffic, the Gemini API the tier; "" = standard, None = it
+    is not said."""
     if isinstance(data.traffic_type, str):
         return TIERS.get(data.traffic_type.upper(), data.traffic_type.lower()[:40])
-    return data.service_tier.lower()[:40] if isinstance(data.service_tier, str) else ""
+    return data.service_tier.lower()[:40] if isinstance(data.service_tier, str) and data.service_tier else None
 
 
 def searches(queries: Iterable[str], *, model: str) -> int:

@@ -217,6 +217,13 @@ def test_the_tier_is_what_the_answer_says_else_what_was_asked(said: bytes, tier:
     assert meter.outcome().usage.service_tier == tier
 
 
+def test_priority_that_was_served_on_demand_is_the_plain_price() -> None:
+    meter = GeminiMeter(metered=True, tier="priority")
+    for chunk in (b'"promptTokenCount":1', b'"promptTokenCount":1,"trafficType":"ON_DEMAND"', b'"promptTokenCount":1'):
+        meter.feed(b'data: {"usageMetadata":{%b}}\n\n' % chunk)
+    assert meter.outcome().usage.service_tier == ""
+
+
 @pytest.mark.parametrize(
     ("counts", "flags"),
     [
