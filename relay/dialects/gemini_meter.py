@@ -215,7 +215,8 @@ class GeminiMeter(Meter):
             flags = ("no_usage",) if whole else ()
             if not estimate and not self._flag:
                 return Usage(flags=flags), UsageSource.NONE
-            return Usage(output_tokens=estimate, extra=self._beside(), flags=flags), UsageSource.ESTIMATED
+            usage = Usage(output_tokens=estimate, extra=self._beside(), service_tier=self._tier, flags=flags)
+            return usage, UsageSource.ESTIMATED
         output = self._usage.output_tokens
         usage = replace(
             self._usage,

@@ -115,6 +115,17 @@ def test_output_that_was_never_reported_is_estimated() -> None:
     assert (outcome.source, outcome.usage.output_tokens) == (UsageSource.ESTIMATED, 10)
 
 
+def test_an_estimate_has_the_tier_that_was_asked() -> None:
+    meter = GeminiMeter(metered=True, tier="priority")
+    meter.feed(b'data: {"candidates":[{"content":{"parts":[{"text":"12345678"}]}}]}\n\n')
+    outcome = meter.outcome()
+    assert (outcome.source, outcome.usage.output_tokens, outcome.usage.service_tier) == (
+        UsageSource.ESTIMATED,
+        2,
+        "priority",
+    )
+
+
 def test_text_behind_the_last_count_is_added() -> None:
     meter = DIALECT.meter(GENERATE)
     meter.feed(fixture("gemini/text.sse").split(b"\r\n\r\n")[0] + b"\r\n\r\n")
