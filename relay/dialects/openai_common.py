@@ -299,13 +299,17 @@ def read_usage(raw: bytes, *, cache_ttl: str = "") -> Usage | None:
     written = sum(item.quantity for item in writes)
     plain_in = less(whole_in, (cached or 0) + written + audio[0].quantity, "cached_exceeds_input", flags)
     plain_out = less(whole_out, audio[1].quantity, "audio_exceeds_output", flags)
+    reasoning = count(out.get("reasoning_tokens"))
+    if reasoning is not None and plain_out is not None and reasoning > plain_out:
+        flags.append("reasoning_exceeds_output")  # some compatible servers count it beside the output
+        reasoning = plain_out
     if count(data.get("total_tokens")) not in {None, (whole_in or 0) + (whole_out or 0)}:
         flags.append("usage_mismatch")
     return Usage(
         input_tokens=plain_in,
         cache_read_input_tokens=cached,
         output_tokens=plain_out,
-        reasoning_tokens=count(out.get("reasoning_tokens")),
+        reasoning_tokens=reasoning,
         extra=tuple(item for item in (*writes, *audio) if item.quantity),
         flags=tuple(flags),
         raw=bytes(raw),

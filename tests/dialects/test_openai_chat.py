@@ -232,6 +232,10 @@ def test_an_embedding_reports_its_input() -> None:
             ("audio_exceeds_output",),
         ),
         ({"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 16}, ("usage_mismatch",)),
+        (
+            {"completion_tokens": 151, "completion_tokens_details": {"reasoning_tokens": 382}, "prompt_tokens": 20},
+            ("reasoning_exceeds_output",),
+        ),
     ],
 )
 def test_counts_that_do_not_add_up_are_flagged_and_never_negative(
@@ -243,6 +247,7 @@ def test_counts_that_do_not_add_up_are_flagged_and_never_negative(
 
     assert counted.flags == flags
     assert all(count is None or count >= 0 for count in (counted.input_tokens, counted.output_tokens))
+    assert (counted.reasoning_tokens or 0) <= (counted.output_tokens or 0)
 
 
 def test_a_cut_stream_is_estimated_from_its_text() -> None:
