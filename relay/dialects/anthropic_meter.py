@@ -222,7 +222,8 @@ class AnthropicMeter(Meter):
         )
 
     def _usage(self) -> tuple[Usage, UsageSource]:
-        final = self._reported is not None and (self._stopped is not None or self.terminal)
+        ended = self._stopped is not None or (self.terminal and not self.error)
+        final = self._reported is not None and ended
         estimate = None if final else (self._reported or 0) + self._since // BYTES_PER_TOKEN
         if not self._fields:
             flags = (self._flag,) if self._flag else ("no_usage",) if self.terminal and not self.error else ()

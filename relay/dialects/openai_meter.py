@@ -98,6 +98,7 @@ class OpenAIMeter(Meter):
         self.usage: Usage | None = None
         self.final = False  # the usage is the whole answer's, not a count on the way
         self.text_bytes = 0
+        self.reported_bytes = 0  # of them, those that a usage object came after
         self.model = ""
         self.answer_id = ""
         self.service_tier = ""
@@ -117,14 +118,21 @@ class OpenAIMeter(Meter):
         """The counts known now, and where they come from."""
         if not self.metered:
             return Usage(), UsageSource.NONE
-        estimate = -(-self.text_bytes // BYTES_PER_TOKEN)
+        estimate = -(-(self.text_bytes - self.reported_bytes) // BYTES_PER_TOKEN)
         if self.usage is None:
             return (Usage(output_tokens=estimate), UsageSource.ESTIMATED) if estimate else (Usage(), UsageSource.NONE)
-        if self.final or (self.terminal and not self.error):
+        if (self.final and not estimate) or (self.terminal and not self.error):
             return self.usage, UsageSource.PROVIDER
-        if self.usage.output_tokens is None and estimate:
-            return replace(self.usage, output_tokens=estimate), UsageSource.PARTIAL
+        if estimate:
+            output = (self.usage.output_tokens or 0) + estimate
+            return replace(self.usage, output_tokens=output), UsageSource.PARTIAL
         return self.usage, UsageSource.PARTIAL
+
+    def report(self, usage: Usage, *, final: bool) -> None:
+        """Take the counts of all that was said until now; a zero is no count of what was said before it."""
+        self.usage, self.final = usage, final
+        if usage.output_tokens:
+            self.reported_bytes = self.text_bytes
 
     def name(self, *, answer_id: object, model: object) -> None:
         """Keep what an event says of the answer; later ones win."""
@@ -181,8 +189,7 @@ class ChatMeter(OpenAIMeter):
         if chunk.error and is_object(chunk.error):
             self.fail(error_object(data) or {})
         if chunk.usage and is_object(chunk.usage) and (usage := read_usage(bytes(chunk.usage))) is not None:
-            self.usage = usage
-            self.final = self.final or not chunk.choices
+            self.report(usage, final=self.final or not chunk.choices)
 
     def choose(self, choice: Choice) -> None:
         said = choice.delta or choice.message

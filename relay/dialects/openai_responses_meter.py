@@ -117,8 +117,8 @@ class ResponsesMeter(OpenAIMeter):
         self.service_tier = text(response.service_tier) or self.service_tier
         if is_object(response.usage):
             ttl = text(as_object(response.prompt_cache_options).get("ttl"))
-            self.usage = read_usage(bytes(response.usage), cache_ttl=ttl) or self.usage
-            self.final = end
+            if (usage := read_usage(bytes(response.usage), cache_ttl=ttl)) is not None:
+                self.report(usage, final=end)
         if end:
             self.tools, self.flags = hosted_tools(response)
 

@@ -147,6 +147,17 @@ def test_the_last_bytes_begin_with_the_terminal_event() -> None:
         assert last.startswith((b"event: message_stop", b"event:message_stop", b"event: error"))
 
 
+def test_what_came_between_a_count_on_the_way_and_an_error_is_estimated() -> None:
+    start = {"type": "message_start", "message": {"usage": {"input_tokens": 10, "output_tokens": 1}}}
+    count = {"type": "message_delta", "delta": {}, "usage": {"output_tokens": 5}}
+    text = {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "x" * 4000}}
+    error = {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}
+    meter = DIALECT.meter(MESSAGES)
+    for event in (start, count, text, error):
+        meter.feed(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode())
+    assert (meter.outcome().usage.output_tokens, meter.outcome().source) == (1005, PARTIAL)
+
+
 # --- whole answers ----------------------------------------------------------------------------------
 
 

@@ -304,6 +304,20 @@ def test_counts_on_the_way_are_partial_until_the_end() -> None:
     assert meter.outcome().source is UsageSource.PROVIDER
 
 
+@pytest.mark.parametrize("choices", [[{"delta": {"role": "assistant", "content": ""}}], []])
+@pytest.mark.parametrize("reported", [0, 5])
+def test_text_behind_the_last_count_is_added_where_the_stream_is_cut(choices: list[Any], reported: int) -> None:
+    early = {"choices": choices, "usage": {"prompt_tokens": 9, "completion_tokens": reported}}
+    text = {"choices": [{"delta": {"content": "x" * 4000}}]}
+    meter = DIALECT.meter(CHAT)
+    for chunk in (early, text):
+        meter.feed(b"data: " + json.dumps(chunk).encode() + b"\n\n")
+
+    assert (meter.outcome().usage.output_tokens, meter.outcome().source) == (reported + 1000, UsageSource.PARTIAL)
+    meter.feed(b"data: [DONE]\n\n")
+    assert (meter.outcome().usage.output_tokens, meter.outcome().source) == (reported, UsageSource.PROVIDER)
+
+
 @pytest.mark.parametrize(
     "data",
     [
