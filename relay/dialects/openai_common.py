@@ -57,6 +57,7 @@ PATIENCE_SECONDS = 60  # a longer wait is not for a client to sleep through
 LONGEST_WAIT_SECONDS = 1800  # that is told of an upstream
 
 MAX_NAME = 200
+LARGEST = 2**53
 DEARER_TIERS = ("priority", "fast", "ultrafast", "scale")
 SESSION_HEADERS = (b"x-session-id", b"session_id", b"session-id")
 JSON_HEADERS = ((b"content-type", b"application/json"),)
@@ -266,8 +267,19 @@ def conversation(candidates: Iterable[Opening]) -> str:
 
 
 def count(value: object) -> int | None:
-    """A token count as it was reported, None for anything else."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    """A token count as it was reported, a whole float too; None for anything else."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST else None
+
+
+def first_count(fields: JsonObject, *names: str, flags: list[str]) -> int | None:
+    """The count under the first name that is there; a flag where that is no count."""
+    name = next((name for name in names if fields.get(name) is not None), "")
+    found = count(fields.get(name))
+    if name and found is None:
+        flags.append(f"unreadable_{name}")
+    return found
 
 
 def as_object(value: object) -> JsonObject:
@@ -288,10 +300,10 @@ def read_usage(raw: bytes, *, cache_ttl: str = "") -> Usage | None:
         return None
     into = as_object(data.get("input_tokens_details", data.get("prompt_tokens_details")))
     out = as_object(data.get("output_tokens_details", data.get("completion_tokens_details")))
-    whole_in = count(data.get("input_tokens", data.get("prompt_tokens")))
-    whole_out = count(data.get("output_tokens", data.get("completion_tokens")))
-    cached = count(into.get("cached_tokens"))
     writes, flags = cache_writes(into, cache_ttl)
+    whole_in = first_count(data, "input_tokens", "prompt_tokens", flags=flags)
+    whole_out = first_count(data, "output_tokens", "completion_tokens", flags=flags)
+    cached = first_count(into, "cached_tokens", flags=flags)
     audio = [
         Quantity("audio_input_tokens", count(into.get("audio_tokens")) or 0),
         Quantity("audio_output_tokens", count(out.get("audio_tokens")) or 0),

@@ -16,6 +16,7 @@ from relay.sse import BLANK_LINE, events
 BYTES_PER_TOKEN = 4
 DONE = b"[DONE]"
 NULL = b"null"
+OBJECT = re.compile(rb"\s*\{")
 NO_CHOICES = re.compile(rb'"choices"\s*:\s*\[\s*\]')
 
 
@@ -102,6 +103,7 @@ class OpenAIMeter(Meter):
         self.model = ""
         self.answer_id = ""
         self.service_tier = ""
+        self.unreadable = False  # a whole body that says nothing
 
     def outcome(self) -> Outcome:
         usage, source = self.counted()
@@ -119,14 +121,23 @@ class OpenAIMeter(Meter):
         if not self.metered:
             return Usage(), UsageSource.NONE
         estimate = -(-(self.text_bytes - self.reported_bytes) // BYTES_PER_TOKEN)
+        whole = self.terminal and not self.error and not self.failed_answer
+        if self.unreadable:
+            return Usage(flags=("unreadable_answer",)), UsageSource.NONE
         if self.usage is None:
-            return (Usage(output_tokens=estimate), UsageSource.ESTIMATED) if estimate else (Usage(), UsageSource.NONE)
+            usage = Usage(output_tokens=estimate or None, flags=("no_usage",) if whole else ())
+            return usage, UsageSource.ESTIMATED if estimate or whole else UsageSource.NONE
         if (self.final and not estimate) or (self.terminal and not self.error):
             return self.usage, UsageSource.PROVIDER
         if estimate:
             output = (self.usage.output_tokens or 0) + estimate
             return replace(self.usage, output_tokens=output), UsageSource.PARTIAL
         return self.usage, UsageSource.PARTIAL
+
+    def unasked(self, body: bytes) -> None:
+        """Take a whole body that is no object: some compatible servers stream whether asked to or not."""
+        self.feed(body)
+        self.unreadable = self.usage is None and not self.text_bytes and not self.error
 
     def report(self, usage: Usage, *, final: bool) -> None:
         """Take the counts of all that was said until now; a zero is no count of what was said before it."""
@@ -170,6 +181,9 @@ class ChatMeter(OpenAIMeter):
         return end
 
     def whole(self, body: bytes) -> None:
+        if OBJECT.match(body) is None:
+            self.unasked(body)
+            return
         self.fold(body)
         self.final = self.terminal = True
 

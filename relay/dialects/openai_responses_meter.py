@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -9,7 +10,7 @@ from msgspec.structs import replace
 
 from relay.call import Outcome, Quantity
 from relay.dialects.openai_common import JsonObject, as_object, count, error_object, read_usage, text
-from relay.dialects.openai_meter import OpenAIMeter, is_object
+from relay.dialects.openai_meter import OBJECT, OpenAIMeter, is_object
 from relay.sse import events
 
 ENDS = frozenset(
@@ -123,8 +124,13 @@ class ResponsesMeter(OpenAIMeter):
             self.tools, self.flags = hosted_tools(response)
 
     def whole(self, body: bytes) -> None:
+        if OBJECT.match(body) is None:
+            self.unasked(body)
+            return
         self.take(msgspec.Raw(body), end=True)
         self.content_seen = True
+        if self.metered and self.usage is None:
+            self.saw(*texts(body))
         if self.answer_id and self.error not in VENDORS_FAULT:
             self.error = self.error_message = ""
 
@@ -136,6 +142,19 @@ class ResponsesMeter(OpenAIMeter):
         return replace(
             known, usage=replace(usage, extra=(*usage.extra, *self.tools), flags=(*usage.flags, *self.flags))
         )
+
+
+def texts(body: bytes) -> Iterator[object]:
+    """What a whole answer says: texts, summaries of reasoning, and the arguments of tools."""
+    try:
+        items = as_object(msgspec.json.decode(body)).get("output")
+    except UNREADABLE:
+        return
+    for item in map(as_object, items if isinstance(items, list) else ()):
+        yield from (item.get(name) for name in ("name", "arguments", "input", "code"))
+        for parts in (item.get("content"), item.get("summary")):
+            for part in map(as_object, parts if isinstance(parts, list) else ()):
+                yield from (part.get(name) for name in ("text", "refusal"))
 
 
 def hosted_tools(response: Response) -> tuple[tuple[Quantity, ...], tuple[str, ...]]:

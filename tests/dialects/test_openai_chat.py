@@ -250,6 +250,45 @@ def test_counts_that_do_not_add_up_are_flagged_and_never_negative(
     assert (counted.reasoning_tokens or 0) <= (counted.output_tokens or 0)
 
 
+def test_whole_floats_are_counts() -> None:
+    usage = whole_outcome(DIALECT, CHAT, b'{"usage":{"prompt_tokens":1000.0,"completion_tokens":1e2}}').usage
+
+    assert (usage.input_tokens, usage.output_tokens, usage.flags) == (1000, 100, ())
+
+
+def test_a_count_that_can_not_be_read_is_flagged() -> None:
+    usage = whole_outcome(DIALECT, CHAT, b'{"usage":{"prompt_tokens":1.5,"completion_tokens":"9"}}').usage
+
+    assert usage.flags == ("unreadable_prompt_tokens", "unreadable_completion_tokens")
+
+
+@pytest.mark.parametrize(
+    ("body", "output"),
+    [
+        (b'{"object":"list","data":[{"embedding":[0.1]}],"model":"m"}', None),
+        (b'{"choices":[{"message":{"content":"12345678"}}],"usage":null}', 2),
+        (b'data: {"choices":[{"delta":{"content":"12345678"}}]}\n\ndata: [DONE]\n\n', 2),
+    ],
+)
+def test_an_answer_without_usage_is_estimated_and_says_so(body: bytes, output: int | None) -> None:
+    outcome = whole_outcome(DIALECT, CHAT, body)
+
+    assert (outcome.source, outcome.usage.output_tokens) == (UsageSource.ESTIMATED, output)
+    assert outcome.usage.flags == ("no_usage",)
+
+
+def test_a_stream_that_nobody_asked_for_is_counted_all_the_same() -> None:
+    outcome = whole_outcome(DIALECT, CHAT, fixture("openai/chat_stream.sse"))
+
+    assert outcome == folded("openai/chat_stream.sse")
+
+
+def test_a_body_that_says_nothing_is_marked_and_counts_as_nothing() -> None:
+    outcome = whole_outcome(DIALECT, CHAT, b"<html>")
+
+    assert (outcome.source, outcome.usage.flags) == (UsageSource.NONE, ("unreadable_answer",))
+
+
 def test_a_cut_stream_is_estimated_from_its_text() -> None:
     outcome = folded("openai/chat_cut.sse")
 

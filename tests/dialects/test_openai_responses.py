@@ -261,6 +261,22 @@ def test_a_failed_answer_is_an_error_in_the_vendors_words() -> None:
     assert meter.outcome().source is UsageSource.NONE
 
 
+def test_an_answer_without_usage_is_estimated_and_says_so() -> None:
+    said = [{"type": "message", "content": [{"text": "12345678"}]}, {"type": "function_call", "arguments": "1234"}]
+    body = json.dumps({"id": "resp_1", "status": "completed", "usage": None, "output": said}).encode()
+    outcome = whole_outcome(DIALECT, RESPONSES, body)
+
+    assert (outcome.source, outcome.usage.output_tokens) == (UsageSource.ESTIMATED, 3)
+    assert outcome.usage.flags == ("no_usage",)
+
+
+def test_a_rejected_answer_without_usage_bills_nothing() -> None:
+    body = b'{"id":"resp_1","status":"failed","error":{"code":"invalid_prompt","message":"No."},"usage":null}'
+    outcome = whole_outcome(DIALECT, RESPONSES, body)
+
+    assert (outcome.source, outcome.usage.flags, outcome.error) == (UsageSource.NONE, (), "")
+
+
 def test_a_bare_error_event_ends_the_stream() -> None:
     meter = DIALECT.meter(RESPONSES)
     event = {"type": "error", "code": None, "message": "Broken.", "param": None, "sequence_number": 3}
