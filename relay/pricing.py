@@ -88,6 +88,7 @@ class ModelPrice:
     _dearest: dict[tuple[str, int, int, tuple[str, ...]], int | None] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
+    _held: dict[int, frozenset[str]] = field(default_factory=dict, init=False, repr=False, compare=False)
     _moments: tuple[float, ...] = field(default=(), init=False, repr=False, compare=False)
     _steps: tuple[int, ...] = field(default=(), init=False, repr=False, compare=False)
     meters: frozenset[str] = field(default=frozenset(), init=False, repr=False, compare=False)
@@ -100,19 +101,32 @@ class ModelPrice:
 
     def rate(self, meter: str, *, usage: Usage, whole_input: int, at: float) -> Rate | None:
         """The rate of one meter for a call that used this; None = no price known."""
-        tier = self.tier_of(usage)
+        tier = self.tier_of(usage, at=at)
         for window in self.windows if not tier else ():
             if in_window(window, at) and (found := self._pick(meter, window, whole_input, at)) is not None:
                 return found
         found = self._pick(meter, tier, whole_input, at)
-        if found is None and tier and (tier in self.tiers or not meter.endswith("_tokens")):
+        if found is None and tier and (not meter.endswith("_tokens") or tier in self.tiers_at(at)):
             # A tier's prices are differences: what it does not name costs what it always does.
             found = self._pick(meter, "", whole_input, at)
         return found
 
-    def tier_of(self, usage: Usage) -> str:
+    def tier_of(self, usage: Usage, *, at: float) -> str:
         """The price tier that service tier, speed and place make together, such as "fast+us"; "" = standard."""
-        return _tier(usage.service_tier, usage.speed, usage.geo, self.tiers)
+        tier = _tier(usage.service_tier, usage.speed, usage.geo, self.tiers)
+        # A name of the plain price that has rows of its own is that plain price while none of them is in force.
+        return tier and _tier(usage.service_tier, usage.speed, usage.geo, self.tiers_at(at))
+
+    def tiers_at(self, at: float) -> frozenset[str]:
+        """The tiers of which some meter has a row in force."""
+        key = bisect_right(self._moments, at)
+        if (found := self._held.get(key)) is None:
+            found = self._held[key] = frozenset(
+                tier
+                for (_, tier), layers in self.layers.items()
+                if tier and any(row.start <= at < row.end for rows in layers for row in rows)
+            )
+        return found
 
     def dearest(self, kind: str, *, whole_input: int, at: float, ruled_out: Sequence[str] = ()) -> int | None:
         """The highest rate that a token meter ending in `kind` can have; None = no price known."""

@@ -166,6 +166,20 @@ def test_a_rate_holds_from_its_start_to_its_end() -> None:
     assert [bill(Usage(input_tokens=1), *rows, at=at).lines[0].price for at in (99.9, 100.0)] == [1, 2]
 
 
+@pytest.mark.parametrize(("at", "prices"), [(99.9, [None, None, 4]), (100.0, [3, 2, 5]), (200.0, [None, None, 4])])
+def test_a_tier_is_one_only_while_a_row_of_it_is_in_force(at: float, prices: list[int | None]) -> None:
+    rows = (
+        rate(1, "input_tokens", "1"),
+        rate(2, "output_tokens", "2"),
+        rate(3, "input_tokens", "3", tier="priority", start=100.0, end=200.0),
+        rate(4, "input_tokens", "4", model="n"),
+        rate(5, "input_tokens", "5", model="n", tier="regional", start=100.0, end=200.0),
+    )
+    named = bill(Usage(input_tokens=1, output_tokens=1, service_tier="priority"), *rows, at=at).lines
+    placed = bill(Usage(input_tokens=1, geo="regional"), *rows, models=("n",), at=at).lines
+    assert [line.price for line in (*named, *placed)] == prices
+
+
 def test_a_persons_rate_goes_before_the_catalogues() -> None:
     rows = rate(1, "input_tokens", "1"), rate(2, "input_tokens", "9", above=100), rate(3, "input_tokens", "2", own=True)
     assert [bill(Usage(input_tokens=count), *rows).lines[0].price for count in (1, 101)] == [3, 3]
