@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zoneinfo
 from collections.abc import Mapping
-from datetime import UTC, datetime, time
+from datetime import UTC, datetime, time, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -187,7 +187,11 @@ def hour_of_booking(created_at: datetime, *, now: datetime) -> datetime:
     """The hour that a change of a record counts in: its own, or, once that period is closed, now, or the beginning
     of the next open period if that lies ahead."""
     opens = _end_of_closed(created_at)
-    return _hour(created_at) if opens is None else _hour(max(opens, now))
+    if opens is None:
+        return _hour(created_at)
+    hour = _hour(max(opens, now))
+    # Where days begin within an hour, that hour begins on the last closed day.
+    return hour if hour >= opens else hour + timedelta(hours=1)
 
 
 def _end_of_closed(moment: datetime) -> datetime | None:

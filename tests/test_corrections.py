@@ -123,6 +123,15 @@ def test_a_period_ends_in_the_installations_time_zone() -> None:
 
 
 @pytest.mark.django_db
+@override_settings(REPORT_TIME_ZONE="Asia/Kolkata")
+def test_an_hour_that_begins_in_the_closed_period_takes_no_correction() -> None:
+    BillingPeriod.objects.create(start=date(2026, 10, 1), end=date(2026, 11, 23), closed_at=NOW)  # ends at 18:30 UTC
+    now = datetime(2026, 11, 22, 18, 50, tzinfo=UTC)
+    correction = correct(saved().pk, {"output_tokens": 0}, author="ada", reason="the invoice says so", now=now)
+    assert correction.booked_at == datetime(2026, 11, 22, 19, tzinfo=UTC)
+
+
+@pytest.mark.django_db
 def test_usage_moves_to_another_team_only_while_its_period_is_open() -> None:
     record = saved()
     fix(record, team_id=7, team_name="research")
