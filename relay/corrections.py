@@ -35,9 +35,11 @@ MAIN_METERS = frozenset(COUNTS[:5])
 # A change of these prices the record anew, as of its own time.
 PRICED_BY = frozenset((*COUNTS[:5], "provider", "upstream_model", "response_model", "service_tier"))
 # Whose usage it is: reports group by these, so a closed period holds them fast.
-ATTRIBUTION = frozenset({"team_id", "team_name", "key_id", "key_name", "account_id", "account_name", "provider"})
+ATTRIBUTION = frozenset(
+    {"team_id", "team_name", "key_id", "key_name", "account_id", "account_name", "provider", "tags"}
+)
 MODELS = frozenset({"upstream_model", "response_model"})
-OTHERS = frozenset({"status", "error", "usage_source", "tags", "end_user", "session", "held_nanos", "cost_nanos"})
+OTHERS = frozenset({"status", "error", "usage_source", "end_user", "session", "held_nanos", "cost_nanos"})
 NUMBERS = frozenset((*COUNTS, "cost_nanos", "held_nanos"))
 CORRECTABLE = frozenset(COUNTS) | PRICED_BY | ATTRIBUTION | MODELS | OTHERS
 COLUMNS = {column.attname: column for column in UsageRecord._meta.concrete_fields}

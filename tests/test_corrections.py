@@ -141,6 +141,15 @@ def test_usage_moves_to_another_team_only_while_its_period_is_open() -> None:
 
 
 @pytest.mark.django_db
+def test_tags_change_only_while_the_records_period_is_open() -> None:
+    record = saved(tags={"project": "a"})
+    fix(record, tags={"project": "b"})
+    BillingPeriod.objects.create(start=date(2026, 10, 1), end=date(2026, 11, 1), closed_at=NOW)
+    with pytest.raises(CorrectionError, match=r"^tags: .*closed"):
+        fix(record, tags={"project": "c"})
+
+
+@pytest.mark.django_db
 def test_what_was_held_for_an_unknown_figure_is_let_go() -> None:
     record = saved(Usage(), held_nanos=900)
     fix(record, output_tokens=5)
