@@ -178,7 +178,9 @@ def _book(
     difference = {
         name: (getattr(record, name) or 0) - (before[name] or 0) for name in (*COUNTS, "cost_nanos") if name in changed
     }
-    for hour in {booked_at, _hour(record.created_at)}:
+    # Earlier corrections that count in other hours count there for whom the record is now.
+    earlier = UsageCorrection.objects.filter(record_id=record.pk).order_by().values_list("booked_at", flat=True)
+    for hour in {booked_at, _hour(record.created_at), *map(_hour, earlier)}:
         RollUpMark.objects.create(hour=hour)
     return UsageCorrection.objects.create(
         record_id=record.pk, booked_at=booked_at, author=author, reason=reason, changes=changed, **difference

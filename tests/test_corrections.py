@@ -141,6 +141,19 @@ def test_usage_moves_to_another_team_only_while_its_period_is_open() -> None:
 
 
 @pytest.mark.django_db
+def test_what_moves_after_a_reopening_takes_its_later_corrections_along() -> None:
+    record = saved(team_id=1, team_name="A")
+    period = BillingPeriod.objects.create(start=date(2026, 10, 1), end=date(2026, 11, 1), closed_at=NOW)
+    later = fix(record, output_tokens=110).booked_at
+    roll_up()
+    BillingPeriod.objects.filter(pk=period.pk).update(closed_at=None)
+    fix(record, team_id=2, team_name="B")
+    roll_up()
+    figures = UsageHour.objects.order_by("hour").values_list("hour", "team_id", "output_tokens")
+    assert list(figures) == [(HOUR, 2, 100), (later, 2, 10)]
+
+
+@pytest.mark.django_db
 def test_tags_change_only_while_the_records_period_is_open() -> None:
     record = saved(tags={"project": "a"})
     fix(record, tags={"project": "b"})
