@@ -170,7 +170,8 @@ def _book(
     changed = {name: [old, getattr(record, name)] for name, old in before.items() if old != getattr(record, name)}
     if not changed:
         raise CorrectionError("Nothing changes.")
-    if record.reasoning_tokens is not None and record.reasoning_tokens > (record.output_tokens or 0):
+    counted = bool(changed.keys() & {"output_tokens", "reasoning_tokens"})
+    if counted and record.reasoning_tokens is not None and record.reasoning_tokens > (record.output_tokens or 0):
         raise CorrectionError("reasoning_tokens: they are a part of output_tokens and can't exceed them.")
     if FLAG not in record.flags:
         record.flags = [*record.flags, FLAG]

@@ -59,6 +59,15 @@ def test_more_calls_than_a_batch_are_all_priced(monkeypatch: pytest.MonkeyPatch)
     assert reprice() == 5
 
 
+def test_a_call_that_cannot_be_booked_stops_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    absurd = saved(Usage(input_tokens=10**14), model="new-model")
+    saved(Usage(output_tokens=1, reasoning_tokens=2), model="new-model")
+    set_rates("anthropic", "new-model", {"input_tokens": 10**14, "output_tokens": 10**9}, start=None)
+    assert reprice() == 1
+    absurd.refresh_from_db()
+    assert absurd.unpriced and f"1 calls have a price that can't be booked; the first: {absurd.pk}" in caplog.text
+
+
 def test_the_command_tells_what_is_left() -> None:
     saved(Usage(input_tokens=1), model="new-model")
     saved(Usage(input_tokens=1), model="other-model")
