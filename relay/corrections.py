@@ -18,6 +18,7 @@ from django.core.exceptions import ValidationError
 from django.db import transaction
 
 from relay.call import Line, Quantity, Usage
+from relay.dialects import anthropic_usage
 from relay.metering import names_of
 from relay.models import BillingPeriod, RollUpMark, UsageCorrection, UsageRecord
 from relay.prices import load_prices
@@ -43,6 +44,7 @@ OTHERS = frozenset({"status", "error", "usage_source", "end_user", "session", "h
 NUMBERS = frozenset((*COUNTS, "cost_nanos", "held_nanos"))
 CORRECTABLE = frozenset(COUNTS) | PRICED_BY | ATTRIBUTION | MODELS | OTHERS
 COLUMNS = {column.attname: column for column in UsageRecord._meta.concrete_fields}
+STREAMED = ("message_start", "message_delta")  # events whose usage objects a record keeps
 ADJUSTMENT = "adjustment"
 FLAG = "corrected"
 
@@ -130,10 +132,26 @@ def usage_of(record: UsageRecord) -> Usage:
             for line in lines
             if (line.run or line.meter not in MAIN_METERS) and line.meter != ADJUSTMENT
         ),
+        longest_prompt=_longest_prompt(record.provider_usage),
         service_tier=record.service_tier,
         speed=first.speed if first is not None else "",
         geo=first.geo if first is not None else "",
     )
+
+
+def _longest_prompt(provider_usage: str) -> int | None:
+    """What no column tells of counts that add up several model runs, as only Anthropic's do: a whole answer's usage
+    object, or those of a stream by their events."""
+    if '"iterations"' not in provider_usage:
+        return None
+    try:
+        reported = anthropic_usage.mapping(msgspec.json.decode(provider_usage))
+    except (ValueError, RecursionError, msgspec.MsgspecError):
+        return None
+    fields: Mapping[str, Any] = {}
+    for part in [reported[event] for event in STREAMED if event in reported] or [reported]:
+        fields = anthropic_usage.merge(fields, anthropic_usage.mapping(part))
+    return anthropic_usage.read(fields, raw=b"").longest_prompt
 
 
 def bill_of(record: UsageRecord, prices: PriceBook) -> Bill:

@@ -312,7 +312,7 @@ def cost(usage: Usage, *, models: Sequence[str], provider: str, book: PriceBook,
         items = [item for item in usage.extra if item.run == run] if run else own
         whole_input = _whole_input(items)
         if not run and usage.longest_prompt is not None:
-            whole_input = usage.longest_prompt
+            whole_input = min(whole_input, usage.longest_prompt)  # a correction may have left less
         for item in items:
             named = item if item.model else replace(item, model=name)
             billing.add(named, book.find(provider, named.model), whole_input=whole_input)

@@ -73,6 +73,18 @@ def test_another_model_is_priced_as_that_model() -> None:
     assert record.cost_nanos == 1000 * 4000 + 100 * 20_000 + 20_000_000
 
 
+RUNS = '"iterations": [{"type": "message", "input_tokens": 150000}, {"type": "message", "input_tokens": 150000}]'
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("reported", ["{%s}", '{"message_start": {"input_tokens": 1}, "message_delta": {%s}}'])
+@pytest.mark.parametrize(("changes", "cost"), [({"output_tokens": 1}, -15_000), ({"input_tokens": 1}, -299_999 * 3000)])
+def test_the_length_of_each_prompt_is_kept(reported: str, changes: dict[str, int], cost: int) -> None:
+    usage = Usage(input_tokens=300_000, output_tokens=2, longest_prompt=150_000)
+    record = saved(usage, model="claude-sonnet-4-5", provider_usage=reported % RUNS)
+    assert fix(record, **changes).cost_nanos == cost
+
+
 @pytest.mark.django_db
 def test_a_cost_that_a_person_sets_is_a_line_of_its_own() -> None:
     record = saved()
