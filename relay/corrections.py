@@ -22,7 +22,7 @@ from relay.dialects import anthropic_usage
 from relay.metering import names_of
 from relay.models import BillingPeriod, RollUpMark, UsageCorrection, UsageRecord
 from relay.prices import load_prices
-from relay.pricing import UNITS, Bill, PriceBook, cost
+from relay.pricing import OWN_PLACES, UNITS, Bill, PriceBook, cost
 
 COUNTS = (
     "input_tokens",
@@ -135,7 +135,7 @@ def usage_of(record: UsageRecord) -> Usage:
         longest_prompt=_longest_prompt(record.provider_usage),
         service_tier=record.service_tier,
         speed=first.speed if first is not None else "",
-        geo=first.geo if first is not None else "",
+        geo=first.geo if first is not None else next((flag for flag in record.flags if flag in OWN_PLACES), ""),
     )
 
 

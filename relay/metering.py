@@ -51,7 +51,9 @@ def book(
     record.cost_nanos = bill.cost
     record.unpriced = bill.unpriced
     record.price_version = bill.version
-    record.flags = list(dict.fromkeys((*record.flags, *usage.flags)))
+    # Lines tell the place; a record without any must, for whoever corrects it.
+    noted = (place,) if place and not bill.lines else ()
+    record.flags = list(dict.fromkeys((*record.flags, *usage.flags, *noted)))
     record.provider_usage = usage.raw.decode("utf-8", "replace")
     record.service_tier = usage.service_tier
     record.response_model = outcome.response_model

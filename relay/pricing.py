@@ -19,8 +19,9 @@ from relay.call import Line, Quantity, Usage
 UNITS = 1_000_000  # every rate is for so many units
 # What vendors call the plain tier, speed or place: priced as standard unless a price row carries that very name.
 STANDARD = frozenset({"", "standard", "default", "auto", "on_demand", "global", "not_available"})
-# A name of Baton's own for places where some vendors charge more: plain where no row carries it.
-PLAIN_OR_PRICED = STANDARD | {"regional"}
+# Baton's own names for places where some vendors charge more: plain where no row carries them.
+OWN_PLACES = frozenset({"regional"})
+PLAIN_OR_PRICED = STANDARD | OWN_PLACES
 WINDOW = re.compile(r"^(\d\d):(\d\d)-(\d\d):(\d\d)$")  # a tier that holds at these hours, UTC
 MAX_VERSION = 60  # characters of the record's column
 CACHED_NAMES = 4096

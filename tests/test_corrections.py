@@ -35,12 +35,14 @@ def seeded() -> PriceBook:
     return load_prices()
 
 
-def saved(usage: Usage = USED, *, model: str = "claude-sonnet-5-5", **more: Any) -> UsageRecord:
+def saved(
+    usage: Usage = USED, *, model: str = "claude-sonnet-5-5", provider: str = "anthropic", place: str = "", **more: Any
+) -> UsageRecord:
     """A record as the ledger would have written it."""
     record = Record(
-        id=new_call_id(MADE.timestamp()), created_at=MADE.timestamp(), provider="anthropic", upstream_model=model
+        id=new_call_id(MADE.timestamp()), created_at=MADE.timestamp(), provider=provider, upstream_model=model
     )
-    book(record, Outcome(usage, UsageSource.PROVIDER), prices=seeded(), provider="anthropic", now=0)
+    book(record, Outcome(usage, UsageSource.PROVIDER), prices=seeded(), provider=provider, now=0, place=place)
     values = {**msgspec.to_builtins(record), "id": uuid.UUID(record.id), "created_at": MADE, **more}
     columns = {field.attname for field in UsageRecord._meta.concrete_fields}
     return UsageRecord.objects.create(**{name: value for name, value in values.items() if name in columns})
@@ -71,6 +73,14 @@ def test_another_model_is_priced_as_that_model() -> None:
     fix(record, upstream_model="claude-opus-5-5")
     record.refresh_from_db()
     assert record.cost_nanos == 1000 * 4000 + 100 * 20_000 + 20_000_000
+
+
+@pytest.mark.django_db
+def test_a_record_without_lines_keeps_its_place() -> None:
+    record = saved(Usage(), model="claude-sonnet-4-5", provider="google", place="regional")
+    assert fix(record, input_tokens=1000).cost_nanos == 1000 * 3300
+    record.refresh_from_db()
+    assert (record.lines[0]["geo"], record.flags) == ("regional", ["regional", "corrected"])
 
 
 RUNS = '"iterations": [{"type": "message", "input_tokens": 150000}, {"type": "message", "input_tokens": 150000}]'
