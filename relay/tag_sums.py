@@ -7,9 +7,8 @@ from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from django.db.models import Max
-from django.db.models.fields.json import KeyTextTransform
-from django.db.models.functions import TruncDate
+from django.db.models import Func, Max, TextField, Value
+from django.db.models.functions import Cast, TruncDate
 
 from relay.models import UsageRecord
 from relay.partitions import first_id
@@ -18,12 +17,23 @@ from relay.sums import DIMENSIONS, FIGURES, GROUPS, MEASURES, NAMES, group_of, n
 Values = dict[str, Any]  # DIMENSIONS, NAMES, "tag" and "day"
 
 
+class TextOf(Func):
+    """The value of a name in a JSON object. Django's own transform takes a number for the place in an array."""
+
+    output_field = TextField()
+    template, arg_joiner = "(%(expressions)s)", " ->> "
+
+    def as_sqlite(self, compiler: Any, connection: Any, **more: Any) -> tuple[str, Any]:
+        template = "(SELECT value FROM json_each(%(expressions)s LIMIT 1)"
+        return self.as_sql(compiler, connection, template=template, arg_joiner=") WHERE key = ", **more)
+
+
 def tag_sums(start: datetime, end: datetime, *, tag: str, zone: ZoneInfo) -> Iterator[tuple[Values, dict[str, int]]]:
     """Yield what counts from `start` to before `end`, in groups by tag, local day and the roll-ups' dimensions."""
     records = UsageRecord.objects.filter(pk__gte=first_id(start), pk__lt=first_id(end)).order_by()
     rows: Any = (
         records.values(
-            of_tag=KeyTextTransform(tag, "tags"),
+            of_tag=TextOf("tags", Cast(Value(tag), TextField())),
             of_day=TruncDate("created_at", tzinfo=zone),
             **{f"of_{name}": expression for name, expression in GROUPS.items()},
         )

@@ -145,6 +145,12 @@ def test_a_correction_after_the_close_counts_in_the_next_open_period(by: tuple[s
     assert (march.total()["cost_nanos"], march.total()["calls"]) == (15, 0)
 
 
+@pytest.mark.parametrize("tag", ["2026", "-1", 'a"b', "a\\b", "cost.centre", "a[0]", "$x", "50%", "é"])
+def test_a_tag_is_found_by_its_name_whatever_that_looks_like(tag: str) -> None:
+    make_record(NOW, tags={"project": "a", tag: "b"})
+    assert list(answer(Question(START, NOW + timedelta(hours=1), by=(f"tag:{tag}",))).groups) == [("b",)]
+
+
 def test_groups_are_called_as_their_rows_are_today() -> None:
     team = Team.objects.create(name="Discovery")
     make_record(NOW, team_id=team.pk, team_name="Search")
