@@ -73,9 +73,9 @@ def as_list(value: Any) -> list[Any]:
 
 
 def typed(dimension: str, value: str) -> Any:
-    """A value of the address as its column has it; what is no id belongs to nobody."""
+    """A value of the address as its column has it; what is no id belongs to nobody, and "none" is no name."""
     if not DIMENSIONS[dimension].endswith("_id"):
-        return value
+        return "" if value == "none" else value
     return int(value) if value.isdecimal() else 0
 
 

@@ -183,6 +183,21 @@ def test_the_page_names_its_zone_and_each_row_leads_to_its_records(client: Clien
 
 
 @pytest.mark.django_db
+@pytest.mark.parametrize("name", ["team", "provider", "model"])
+def test_a_row_of_nobody_leads_to_its_own_figures_and_records(client: Client, name: str) -> None:
+    client.force_login(make_user("ada", superuser=True))
+    nobody: dict[str, Any] = {"team_id": None, "provider": "", "response_model": "", "upstream_model": ""}
+    make_record(datetime.now(UTC), cost_nanos=123, requested_model="", **nobody)
+    make_record(datetime.now(UTC), cost_nanos=1, team_id=2)
+    page = client.get(reverse("admin:usage_report"), {"by": name, "day": "today"})
+    row = next(row for row in page.context["rows"] if row.cells[0].text == f"no {name}")
+    narrowed = client.get(reverse("admin:usage_report") + row.cells[0].link)
+    listed = client.get(row.records.replace("/usagerecord/?", "/usagerecord/totals/?"))
+    assert narrowed.context["report"].total["cost_nanos"] == 123
+    assert "$0.000000123" in listed.text
+
+
+@pytest.mark.django_db
 def test_a_long_table_is_cut_on_the_page_and_whole_in_the_file(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("relay.usage_report.ROWS", 2)
     assert ROWS > 2

@@ -110,8 +110,12 @@ class ColumnFilter(DropdownFilter):
         chosen = request.GET.get(self.parameter_name or "")
         return [(name, name) for name in dict.fromkeys([*names, *([chosen] if chosen else [])]) if name]
 
+    def name(self) -> str:
+        """What the column has: reports lead here with "none" for records without a value."""
+        return "" if self.value() == "none" else self.value() or ""
+
     def queryset(self, request: HttpRequest, queryset: QuerySet[UsageRecord]) -> QuerySet[UsageRecord]:
-        return queryset.filter(**{self.column: self.value()}) if self.value() else queryset
+        return queryset.filter(**{self.column: self.name()}) if self.value() else queryset
 
 
 class ProviderFilter(ColumnFilter):
@@ -123,7 +127,7 @@ class ModelFilter(ColumnFilter):
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[UsageRecord]) -> QuerySet[UsageRecord]:
         """The model as roll-ups and reports have it: the one that answered, else was sent, else was asked for."""
-        return queryset.alias(of_model=MODEL).filter(of_model=self.value()) if self.value() else queryset
+        return queryset.alias(of_model=MODEL).filter(of_model=self.name()) if self.value() else queryset
 
 
 class StatusFilter(DropdownFilter):
