@@ -108,9 +108,10 @@ def _roll_up_days(floor: datetime | None) -> None:
 
 
 def _roll_up_day(day: date, marks: list[int], *, floor: datetime | None) -> None:
-    """Write one day, unless somebody else does; one whose first records were dropped keeps what was rolled up of it."""
+    """Write one day, unless somebody else does; hours whose records were dropped are still known, pieces of hours not:
+    a day that begins with such a piece keeps what was rolled up of it."""
     on = connection.ops.adapt_datefield_value(day)
-    stays = floor is not None and day_bounds(day)[0] < floor
+    stays = floor is not None and any(start < floor for start, _ in _pieces(day))
     rows = [] if stays else _rows(on, _sums_of_day(day))
     with transaction.atomic():
         if _take(marks) and not stays:
@@ -120,18 +121,29 @@ def _roll_up_day(day: date, marks: list[int], *, floor: datetime | None) -> None
 
 def _sums_of_day(day: date) -> dict[Group, Figures]:
     """Add up a day from its hours, and from the records of the pieces of hours at its ends, where it has such."""
-    start, end = day_bounds(day)
-    first, last = hour_of(start + HOUR - timedelta(microseconds=1)), hour_of(end)
+    first, last = _whole_hours(day)
     adapt = connection.ops.adapt_datetimefield_value
     with connection.cursor() as cursor:
         cursor.execute(_SUMS_OF_HOURS, [adapt(first), adapt(last)])
         groups = {row[: len(DIMENSIONS)]: _figures(row[len(DIMENSIONS) :]) for row in cursor.fetchall()}
-    for piece in ((start, first), (last, end)):
-        for group, figures in sums(*piece).items() if piece[0] < piece[1] else ():
+    for piece in _pieces(day):
+        for group, figures in sums(*piece).items():
             into = groups.setdefault(group, {**figures, **dict.fromkeys(MEASURES, 0)})
             for measure in MEASURES:
                 into[measure] += figures[measure]
     return groups
+
+
+def _whole_hours(day: date) -> tuple[datetime, datetime]:
+    """Return the beginning of the first whole hour of a day and the end of the last."""
+    start, end = day_bounds(day)
+    return hour_of(start + HOUR - timedelta(microseconds=1)), hour_of(end)
+
+
+def _pieces(day: date) -> list[tuple[datetime, datetime]]:
+    """Return the pieces of hours at a day's ends; most zones have none."""
+    (start, end), (first, last) = day_bounds(day), _whole_hours(day)
+    return [piece for piece in ((start, first), (last, end)) if piece[0] < piece[1]]
 
 
 def _figures(values: Sequence[Any]) -> Figures:

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from relay.call import new_call_id
 from relay.corrections import correct
 from relay.models import BillingPeriod, RetentionFloor, RollUpMark, UsageCorrection, UsageDay, UsageHour, UsageRecord
+from relay.partitions import drop_records
 from relay.rollup import RolledUp, day_bounds, days_of, mark, mark_since, roll_up
 from relay.sums import CORRECTED, HOUR, MEASURES, hour_of, sums
 
@@ -230,6 +231,22 @@ def test_an_hour_whose_records_were_dropped_keeps_its_roll_up() -> None:
     assert roll_up() == RolledUp()
     assert [row["calls"] for row in hour_rows()] == [1]
     assert not RollUpMark.objects.exists() and UsageDay.objects.get().calls == 1
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(("zone", "cost"), [("America/New_York", 17), ("Asia/Kolkata", 20)])
+def test_a_day_across_the_retention_floor_follows_corrections_where_it_has_whole_hours(zone: str, cost: int) -> None:
+    floor = datetime(2026, 10, 1, tzinfo=UTC)
+    with override_settings(REPORT_TIME_ZONE=zone):
+        book(floor - HOUR)
+        record = book(floor + HOUR)
+        roll_up()
+        drop_records(floor.date())
+        restate(record, cost_nanos=7)
+        roll_up()
+    assert [row["cost_nanos"] for row in hour_rows()] == [10, 7]
+    assert [row.cost_nanos for row in UsageDay.objects.all()] == [cost]
+    assert not RollUpMark.objects.exists()
 
 
 @pytest.mark.django_db
