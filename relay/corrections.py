@@ -23,6 +23,7 @@ from relay.metering import names_of
 from relay.models import BillingPeriod, RollUpMark, UsageCorrection, UsageRecord
 from relay.prices import load_prices
 from relay.pricing import OWN_PLACES, UNITS, Bill, PriceBook, cost
+from relay.sums import whose
 
 COUNTS = (
     "input_tokens",
@@ -198,12 +199,12 @@ def _book(
         name: (getattr(record, name) or 0) - (before[name] or 0) for name in (*COUNTS, "cost_nanos") if name in changed
     }
     # Earlier corrections that count in other hours count there for whom the record is now.
-    earlier = UsageCorrection.objects.filter(record_id=record.pk).order_by().values_list("booked_at", flat=True)
-    for hour in {booked_at, _hour(record.created_at), *map(_hour, earlier)}:
+    earlier, owner = UsageCorrection.objects.filter(record_id=record.pk).order_by(), whose(record)
+    for hour in {booked_at, _hour(record.created_at), *map(_hour, earlier.values_list("booked_at", flat=True))}:
         RollUpMark.objects.create(hour=hour)
-    return UsageCorrection.objects.create(
-        record_id=record.pk, booked_at=booked_at, author=author, reason=reason, changes=changed, **difference
-    )
+    earlier.update(whose=owner)
+    given = {"author": author, "reason": reason, "changes": changed, "whose": owner, **difference}
+    return UsageCorrection.objects.create(record_id=record.pk, booked_at=booked_at, **given)
 
 
 def hour_of_booking(created_at: datetime, *, now: datetime) -> datetime:

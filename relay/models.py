@@ -134,6 +134,8 @@ class UsageCorrection(models.Model):
     reason = models.CharField(max_length=500)
     # {"field": [old, new]}: what the record said and says now.
     changes = models.JSONField(default=dict)
+    # What sums group by, as relay.sums.whose has it: retention may drop the record first.
+    whose = models.JSONField(default=dict)
     input_tokens = models.BigIntegerField(default=0)
     cache_read_input_tokens = models.BigIntegerField(default=0)
     cache_creation_5m_input_tokens = models.BigIntegerField(default=0)

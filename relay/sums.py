@@ -9,7 +9,7 @@ The model of a call is the one that answered, else the one that was sent, else t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import groupby, islice
@@ -70,9 +70,9 @@ Figures = dict[str, Any]  # NAMES and MEASURES
 
 @dataclass(frozen=True, slots=True)
 class Shift:
-    """Figures that rows alone don't tell: to be added at `at`, for whom `record` was made (None: it was dropped)."""
+    """Figures that rows alone don't tell: to be added at `at`, for whom `whose` says (see there)."""
 
-    record: UsageRecord | None
+    whose: dict[str, Any]
     at: datetime
     figures: dict[str, int]
 
@@ -85,7 +85,7 @@ def sums(start: datetime, end: datetime) -> dict[Group, Figures]:
     """Add up what counts from `start` to before `end`."""
     groups = _record_sums(UsageRecord.objects.filter(pk__gte=first_id(start), pk__lt=first_id(end)))
     for shift in shifts(start, end):
-        figures = groups.setdefault(group_of(shift.record), names_of(shift.record) | dict.fromkeys(MEASURES, 0))
+        figures = groups.setdefault(group_of(shift.whose), names_of(shift.whose) | dict.fromkeys(MEASURES, 0))
         for name, value in shift.figures.items():
             figures[name] += value
     return {group: figures for group, figures in groups.items() if any(figures[name] for name in MEASURES)}
@@ -102,23 +102,30 @@ def shifts(start: datetime, end: datetime) -> Iterator[Shift]:
         booked = booked.filter(~of_these_hours | Q(changes={}))
     for correction, record in _with_records(booked):
         if not correction.changes or _is_elsewhere(correction):
-            yield Shift(record, correction.booked_at, {name: getattr(correction, name) for name in CORRECTED})
+            owner = whose(record) if record is not None else correction.whose  # retention has dropped the record
+            yield Shift(owner, correction.booked_at, {name: getattr(correction, name) for name in CORRECTED})
     moved = UsageCorrection.objects.filter(record_id__gte=first_id(start), record_id__lt=first_id(end))
     if one_hour:
         moved = moved.exclude(booked_at__gte=low, booked_at__lt=high)
     yield from _undone(moved.exclude(changes={}))
 
 
-def group_of(record: UsageRecord | None) -> Group:
-    """Return the record's value of each of DIMENSIONS, as the database would."""
+def whose(record: UsageRecord | None) -> dict[str, Any]:
+    """Return what sums group a record by: DIMENSIONS as the database would have them, NAMES and tags. None: nobody."""
     if record is None:
-        return (0, 0, 0, "", "")
+        return {}
     model = record.response_model or record.upstream_model or record.requested_model
-    return (record.team_id or 0, record.key_id or 0, record.account_id or 0, record.provider, model)
+    ids = {name: getattr(record, name) or 0 for name in ("team_id", "key_id", "account_id")}
+    names = {name: getattr(record, name) for name in NAMES}
+    return {**ids, **names, "provider": record.provider, "model": model, "tags": record.tags}
 
 
-def names_of(record: UsageRecord | None) -> dict[str, Any]:
-    return {name: getattr(record, name, "") for name in NAMES}
+def group_of(owner: Mapping[str, Any]) -> Group:
+    return tuple(owner.get(name) or ("" if name in ("provider", "model") else 0) for name in DIMENSIONS)
+
+
+def names_of(owner: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: owner.get(name, "") for name in NAMES}
 
 
 def figures_of(record: UsageRecord) -> dict[str, int]:
@@ -165,7 +172,9 @@ def _undone(corrections: QuerySet[UsageCorrection]) -> Iterator[Shift]:
                 known = (getattr(record, name) or 0) - getattr(correction, name) if name in CORRECTED else old
                 setattr(record, name, known)
         assert record is not None
-        yield Shift(record, record.created_at, {name: value - now[name] for name, value in figures_of(record).items()})
+        yield Shift(
+            whose(record), record.created_at, {name: value - now[name] for name, value in figures_of(record).items()}
+        )
 
 
 def _with_records(corrections: QuerySet[UsageCorrection]) -> Iterator[tuple[UsageCorrection, UsageRecord | None]]:

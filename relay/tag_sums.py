@@ -45,7 +45,6 @@ def tag_sums(start: datetime, end: datetime, *, tag: str, zone: ZoneInfo) -> Ite
         values |= {name: row[f"of_{name}"] for name in DIMENSIONS} | {name: row[f"last_{name}"] for name in NAMES}
         yield values, {name: int(row[f"sum_{name}"] or 0) for name in MEASURES}
     for shift in shifts(start, end):
-        tags = shift.record.tags if shift.record else {}
-        values = {"tag": str(tags.get(tag) or ""), "day": shift.at.astimezone(zone).date()}
-        values |= dict(zip(DIMENSIONS, group_of(shift.record), strict=True)) | names_of(shift.record)
+        values = {"tag": str(shift.whose.get("tags", {}).get(tag) or ""), "day": shift.at.astimezone(zone).date()}
+        values |= dict(zip(DIMENSIONS, group_of(shift.whose), strict=True)) | names_of(shift.whose)
         yield values, {name: shift.figures.get(name, 0) for name in MEASURES}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,21 @@ import pytest
 from django.core.management import call_command
 from django.test import override_settings
 
-from relay.models import Quarantine, RetentionFloor, RollUpMark, UsageCorrection, UsageDay, UsageHour, UsageRecord
+from relay.corrections import correct
+from relay.models import (
+    BillingPeriod,
+    Quarantine,
+    RetentionFloor,
+    RollUpMark,
+    UsageCorrection,
+    UsageDay,
+    UsageHour,
+    UsageRecord,
+)
+from relay.partitions import drop_records
 from relay.reconcile import Report, lines, reconcile
-from relay.rollup import roll_up
+from relay.reports import Question, answer
+from relay.rollup import mark, roll_up
 from relay.sums import HOUR
 from tests.journals import a_dead_folder, a_journal, a_record, write
 from tests.test_rollup import NOON, add, book, restate
@@ -132,6 +144,22 @@ def test_hours_whose_records_were_dropped_are_not_compared() -> None:
     UsageDay.objects.update(calls=6)
     RetentionFloor.objects.create(before=NOON)
     assert report().ok
+
+
+@pytest.mark.django_db
+def test_a_correction_counts_for_its_team_and_tag_after_its_record_was_dropped() -> None:
+    record = book(datetime(2026, 9, 20, 13, tzinfo=UTC), team_id=7, team_name="Search", tags={"project": "x"})
+    BillingPeriod.objects.create(start=date(2026, 9, 1), end=date(2026, 10, 1), closed_at=NOON, closed_by="ada")
+    correct(record.pk, {"cost_nanos": 25}, author="ada", reason="the bill says so", now=NOON)
+    roll_up()
+    drop_records(date(2026, 10, 1))
+    assert not UsageRecord.objects.exists() and report().ok
+    mark([NOON])
+    roll_up()
+    assert list(UsageHour.objects.filter(hour=NOON).values_list("team_id", "team_name", "cost_nanos")) == [
+        (7, "Search", 15)
+    ]
+    assert list(answer(Question(NOON, NOW, by=("tag:project",))).groups) == [("x",)]
 
 
 @pytest.mark.django_db
