@@ -1,11 +1,10 @@
-"""A report as a file: CSV with exact decimals, and XLSX; no cell of either can be a formula."""
+"""A report as a file: CSV and XLSX, both with exact decimals; no cell of either can be a formula."""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections.abc import Iterator, Sequence
-from decimal import Decimal
 from typing import Any
 
 from openpyxl import Workbook
@@ -99,8 +98,10 @@ def text_cell(sheet: Any, text: str, *, font: Font | None = None) -> Any:
 
 
 def number_cell(sheet: Any, figures: Figures, figure: str) -> Any:
+    """A number; openpyxl would write money with 16 digits, so its digits go in as they are."""
     if not is_money(figure):
         return figures[figure]
-    cell = WriteOnlyCell(sheet, value=Decimal(usd_plain(figures[figure])))
+    cell = WriteOnlyCell(sheet, value=usd_plain(figures[figure]))
+    cell.data_type = "n"
     cell.number_format = "0.000000000"
     return cell

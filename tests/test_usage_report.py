@@ -7,6 +7,7 @@ import io
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 from django.http import QueryDict
@@ -153,6 +154,13 @@ def test_xlsx_has_exact_decimals_a_total_and_no_formula() -> None:
         Decimal("1000002.000000007"),
     ]
     assert cells[-1][0].value == "Total"
+
+
+@pytest.mark.django_db
+def test_xlsx_has_the_nano_dollars_of_millions() -> None:
+    make_record(NOW, cost_nanos=12_345_678_123_456_789)
+    with ZipFile(io.BytesIO(to_xlsx(build(asked("by=team"))))) as book:
+        assert b"<v>12345678.123456789</v>" in book.read("xl/worksheets/sheet1.xml")
 
 
 @pytest.mark.django_db
