@@ -74,7 +74,7 @@ def truth(text: str) -> bool:
 def json_object(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ValueError('this is no JSON; write it like {"name": "value"}') from None
     if not isinstance(value, dict):
         raise ValueError("this is no JSON object")

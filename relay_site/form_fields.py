@@ -62,6 +62,8 @@ class MapField(forms.JSONField):
             except json.JSONDecodeError as error:
                 where = f"line {error.lineno}, column {error.colno}"
                 raise ValidationError(f"This is no JSON: {error.msg} at {where}.", code="invalid") from None
+            except RecursionError:
+                raise ValidationError("This is no JSON: it is nested too deeply.", code="invalid") from None
         if not isinstance(value, dict):
             raise ValidationError('Write an object: {"name": "value"}.', code="invalid")
         for name, target in value.items():

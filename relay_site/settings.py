@@ -280,6 +280,8 @@ LOGGING: dict[str, Any] = {
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["stderr"], "level": env("LOG_LEVEL", "INFO")},
     "loggers": {
+        # Without Django's own handlers: one mails every 500 and every wrong Host, with what was posted.
+        "django": {"handlers": [], "propagate": True},
         "axes": {"level": "WARNING"},
         # Writes whole URLs.
         "httpx": {"level": "WARNING"},

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from auditlog.models import LogEntry as AuditEntry
 from django.contrib.admin.models import LogEntry
+from django.core import mail
 from django.test import Client, override_settings
 from django.urls import reverse
 from django.utils import timezone
+from django.views.debug import SafeExceptionReporterFilter
 
 from accounts.credentials import decrypt, decrypt_text
 from accounts.models import Account, AccountEvent, AccountGroup
@@ -84,6 +86,18 @@ def test_secrets_never_come_out(staff: Client) -> None:
     assert [text for text in kept for canary in CANARIES if canary in text] == []
 
 
+def test_a_fault_of_ours_tells_no_secret_and_mails_nobody(
+    staff: Client, monkeypatch: pytest.MonkeyPatch, settings: Any
+) -> None:
+    settings.ADMINS = [("ops", "ops@baton.test")]
+    monkeypatch.setattr("accounts.forms.validate_account", lambda *_, **__: 1 / 0)
+    staff.raise_request_exception = False
+    answer = save(staff, reverse("admin:accounts_account_add"), **NEW)
+    told = str(SafeExceptionReporterFilter().get_post_parameters(answer.wsgi_request))
+    assert (answer.status_code, mail.outbox) == (500, [])
+    assert "credential_api_key" in told and not [canary for canary in CANARIES if canary in told]
+
+
 def test_an_empty_field_keeps_what_is_stored(staff: Client) -> None:
     account = make_account()
     answer = save(staff, change_url(account), description="mine")
@@ -120,6 +134,8 @@ def test_a_secret_that_can_not_be_decrypted_is_told_and_kept(staff: Client) -> N
         ({"model_map": '{"a": 1}'}, "model_map", "double quotes"),
         ({"model_map": '{"a": "b",\n}'}, "model_map", "line 2"),
         ({"model_map": "[]"}, "model_map", "object"),
+        ({"model_map": "[" * 200_000}, "model_map", "nested"),
+        ({"kind": "azure_openai", "setting_deployment_map": "[" * 200_000}, "setting_deployment_map", "JSON"),
         ({"credential_api_key": "sk-ünï"}, "credential_api_key", "character"),
         ({"credential_api_key": ""}, "credential_api_key", "missing"),
         ({"rest_429": "-1"}, "rest_429", "greater"),
