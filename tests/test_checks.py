@@ -47,13 +47,36 @@ def test_what_is_refused(hosts: list[str], secrets: list[str], debug: bool, coun
     assert len(dangers(hosts, secrets=secrets, default_secret="default", debug=debug)) == count
 
 
-def test_the_servers_own_command_line_counts() -> None:
-    assert bound_hosts("127.0.0.1:8000", ["uvicorn", "app", "--host", "0.0.0.0", "--port", "1"]) == [
-        "127.0.0.1",
-        "0.0.0.0",
-    ]
-    assert bound_hosts("[::1]:8000", ["daphne", "-b", "10.0.0.1", "app"]) == ["::1", "10.0.0.1"]
-    assert bound_hosts("127.0.0.1:8000", ["uvicorn", "--host=10.0.0.1"]) == ["127.0.0.1", "10.0.0.1"]
+@pytest.mark.parametrize(
+    "command, host",
+    [
+        ("uvicorn app --host 0.0.0.0 --port 1", "0.0.0.0"),
+        ("uvicorn --host=10.0.0.1", "10.0.0.1"),
+        ("daphne -b 10.0.0.1 app", "10.0.0.1"),
+        ("daphne -b0.0.0.0 app", "0.0.0.0"),
+        ("daphne -b=0.0.0.0 app", "0.0.0.0"),
+        ("daphne --bin 0.0.0.0 app", "0.0.0.0"),
+        ("daphne -e tcp:port=1:interface=0.0.0.0 app", "0.0.0.0"),
+        ("daphne -etcp:1:interface=127.0.0.1 app", "127.0.0.1"),
+        (r"daphne --endpoint=tcp:port=1:interface=\:\:1 app", "::1"),
+        ("daphne -e tcp:1:10.0.0.1 app", "10.0.0.1"),
+        ("daphne -e tcp:port=1 app", "0.0.0.0"),
+        ("daphne -e unix:/run/baton.sock app", ""),
+        ("manage.py runserver 0.0.0.0:8000", "0.0.0.0"),
+        ("manage.py runserver --noreload [::]:8000", "::"),
+    ],
+)
+def test_the_servers_own_command_line_counts(command: str, host: str) -> None:
+    assert bound_hosts("[::1]:8000", command.split(), {}) == ["::1", host]
+
+
+@pytest.mark.parametrize("command", ["manage.py runserver 8000", "manage.py show 0.0.0.0:8000", "uvicorn a:b --port 1"])
+def test_other_words_are_no_addresses(command: str) -> None:
+    assert bound_hosts("127.0.0.1:8000", command.split(), {}) == ["127.0.0.1"]
+
+
+def test_the_variable_of_uvicorn_counts() -> None:
+    assert bound_hosts("127.0.0.1:8000", ["uvicorn"], {"UVICORN_HOST": "0.0.0.0"}) == ["127.0.0.1", "0.0.0.0"]
 
 
 @pytest.mark.parametrize(
@@ -62,11 +85,13 @@ def test_the_servers_own_command_line_counts() -> None:
         ["manage.py", "check"],
         ["-m", "uvicorn", "relay_site.asgi:application", "--host", "0.0.0.0", "--port", "0"],
         ["-m", "daphne", "-b", "0.0.0.0", "-p", "0", "relay_site.asgi:application"],
+        ["-m", "daphne", "-e", "tcp:port=0:interface=0.0.0.0", "relay_site.asgi:application"],
+        ["manage.py", "runserver", "--noreload", "0.0.0.0:0"],
     ],
 )
 def test_nothing_starts_in_the_open_with_the_default_secret(command: list[str], tmp_path: Path) -> None:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("RELAY_")}
-    bind = "0.0.0.0:8000" if command[0] == "manage.py" else "127.0.0.1:8000"
+    bind = "0.0.0.0:8000" if command[-1] == "check" else "127.0.0.1:8000"
     ended = subprocess.run(
         [sys.executable, *command],
         cwd=ROOT,
