@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
 from django import forms
 from unfold.widgets import (
@@ -19,7 +21,7 @@ from accounts.credentials import encrypt, encrypt_text
 from accounts.fields import CREDENTIAL as CREDENTIAL_ERROR
 from accounts.fields import READ_SETTING, Draft, validate_account
 from accounts.health import RESTS
-from accounts.kinds import kinds
+from accounts.kinds import Kind, kinds
 from accounts.models import Account, AccountGroup
 from relay_site.form_fields import MapField, WriteOnlyField
 
@@ -36,6 +38,8 @@ REST_LABELS = {
     "model": "When the account lacks the model",
     "credential": "When the credential is rejected",
 }
+ELSEWHERE = "Enter the credential again: it would go to another address."
+DEFAULT_PORTS = {"http": 80, "https": 443}
 WORDS = {"api": "API", "id": "ID", "url": "URL", "aws": "AWS"}
 
 
@@ -48,6 +52,21 @@ def words(name: str) -> str:
 def text_of(value: Any) -> str:
     """A setting as the form shows it; what is no text (a deployment map) as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def destinations(draft: Draft, kind: Kind) -> list[tuple[str, str, int | None]]:
+    """Scheme, host and port of every address that gets a credential."""
+    base = draft.base_url or kind.default_base_url
+    urls = [base, *(str(draft.settings.get(name) or base) for name in kind.setting_fields if name.endswith("_url"))]
+    return [origin(url) for url in urls]
+
+
+def origin(url: str) -> tuple[str, str, int | None]:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme, parts.hostname or "", parts.port or DEFAULT_PORTS.get(parts.scheme)
+    except ValueError:  # which the account's rules will say
+        return "", url, None
 
 
 class AccountForm(forms.ModelForm):
@@ -108,7 +127,7 @@ class AccountForm(forms.ModelForm):
         cleaned = super().clean() or self.cleaned_data
         if self.errors:
             return cleaned
-        draft = self.draft
+        draft, stored = self.draft, replace(self.draft)
         for name in PLAIN:
             setattr(draft, name, cleaned.get(name, getattr(draft, name)))
         draft.kind = draft.kind or self.instance.kind
@@ -118,10 +137,24 @@ class AccountForm(forms.ModelForm):
         draft.credential = self.merged(CREDENTIAL, kind.credential_fields, stored=draft.credential)
         proxy = self.merged("", (PROXY,), stored=None if draft.proxy is None else {PROXY: draft.proxy})
         draft.proxy = None if proxy is None else proxy.get(PROXY, "")
+        if self.instance.pk:
+            self.keep_from_others(stored, kind)
         for name, message in validate_account(draft, row_id=self.instance.pk).items():
             self.add_error(self.field_of(name), message)
         self.put_into_row()
         return cleaned
+
+    def keep_from_others(self, stored: Draft, kind: Kind) -> None:
+        """A stored secret goes only where it went: whoever may write here may not read it on a server of his own."""
+        by_another = bool(self.cleaned_data.get(PROXY)) and self.draft.proxy != stored.proxy
+        if not by_another and destinations(self.draft, kind) == destinations(stored, kind):
+            return
+        names = kind.credential_fields
+        unread = names[:1] if self.draft.credential is None else ()
+        kept = [name for name in names if (stored.credential or {}).get(name) and name in (self.draft.credential or {})]
+        for name in (*unread, *kept):
+            if not self.cleaned_data.get(f"{CREDENTIAL}{name}"):
+                self.add_error(f"{CREDENTIAL}{name}", ELSEWHERE)
 
     def put_into_row(self) -> None:
         """What the form has no column for. A secret that can't be decrypted stays stored as it was."""

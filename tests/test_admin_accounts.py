@@ -107,6 +107,36 @@ def test_an_empty_field_keeps_what_is_stored(staff: Client) -> None:
     assert decrypt_text(account.proxy) == PROXY
 
 
+@pytest.mark.parametrize(
+    "changes, asked",
+    [
+        ({"base_url": "https://other.test"}, ["credential_api_key"]),
+        ({"base_url": "http://upstream.test:443"}, ["credential_api_key"]),
+        ({"base_url": ""}, ["credential_api_key"]),
+        ({"setting_token_url": "https://other.test/token"}, ["credential_api_key"]),
+        ({"proxy_url": "socks5://other.test:1080"}, ["credential_api_key"]),
+        ({"base_url": "https://other.test", "credential_access_token": "a-new-one"}, ["credential_api_key"]),
+        ({"base_url": "https://other.test", "credential_api_key": "sk-new"}, []),
+        ({"base_url": "https://upstream.test:443/v1"}, []),
+        ({"setting_token_url": "https://upstream.test/token"}, []),
+        ({"proxy_url": PROXY}, []),
+        ({"proxy_url-remove": "1"}, []),
+    ],
+)
+def test_a_stored_secret_goes_to_no_other_address(staff: Client, changes: dict[str, str], asked: list[str]) -> None:
+    account = make_account(kind="claude_official")
+    answer = save(staff, change_url(account), **changes)
+    assert (list(errors_of(answer)) if answer.status_code == 200 else []) == asked
+    account.refresh_from_db()
+    assert not asked or account.base_url == "https://upstream.test"
+
+
+def test_a_secret_that_nobody_can_read_goes_to_no_other_address_either(staff: Client) -> None:
+    account = make_account(credential=b"encrypted with a lost key")
+    answer = save(staff, change_url(account), base_url="https://other.test")
+    assert "another address" in str(errors_of(answer)["credential_api_key"])
+
+
 def test_a_typed_secret_replaces_the_stored_one_and_a_box_removes_it(staff: Client) -> None:
     account = make_account(kind="claude_official")
     changes = {"credential_access_token": "new-token", "credential_api_key-remove": "1", "proxy_url-remove": "1"}
