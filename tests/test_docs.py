@@ -47,6 +47,14 @@ def test_every_variable_of_the_deployment_page_is_read() -> None:
     assert [name for name in sorted(named) if f'"{name}"' not in read] == []
 
 
+def test_every_place_of_the_nginx_example_tells_who_calls() -> None:
+    """A location with one header of its own inherits none."""
+    example = (ROOT / "docs/deployment.md").read_text().partition("```nginx\n")[2].partition("```")[0]
+    places = [place for place in re.findall(r"location [^{]+{[^}]+}", example) if "proxy_set_header" in place]
+    wanted = ("Host $host", "X-Forwarded-For $proxy_add_x_forwarded_for", "X-Forwarded-Proto $scheme")
+    assert places and [(place, header) for place in places for header in wanted if header not in place] == []
+
+
 def test_the_changelog_knows_this_version() -> None:
     version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE)
     assert version is not None
