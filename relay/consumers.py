@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from asgiref.sync import sync_to_async
+from channels.auth import get_user
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
+from django.db import DatabaseError
 
 from relay.live import MAX_CALLS, MAX_ENDED, RELAYS, TICK_SECONDS, VIEWERS
 
@@ -25,16 +29,19 @@ class LiveConsumer(AsyncJsonWebsocketConsumer):  # type: ignore[misc]
         self.ended: list[dict[str, Any]] = []
         self.counts = {"calls": 0, "tokens": 0, "cost_nanos": 0}
         self.task: asyncio.Task[None] | None = None
+        self.guard: asyncio.Task[None] | None = None
         await self.accept()
         if not await may_watch(self.scope.get("user")):
             await self.close(FORBIDDEN)
             return
         await self.channel_layer.group_add(VIEWERS, self.channel_name)
         self.task = asyncio.get_running_loop().create_task(self._tick())
+        self.guard = asyncio.get_running_loop().create_task(self._ask_again(self.task))
 
     async def disconnect(self, code: int) -> None:
-        if self.task is not None:
+        if self.task is not None and self.guard is not None:
             self.task.cancel()
+            self.guard.cancel()
             await self.channel_layer.group_discard(VIEWERS, self.channel_name)
 
     async def receive_json(self, content: Any, **kwargs: Any) -> None:
@@ -59,6 +66,16 @@ class LiveConsumer(AsyncJsonWebsocketConsumer):  # type: ignore[misc]
             await asyncio.sleep(TICK_SECONDS)
             await self.send_json(self.merged(time.monotonic()))
 
+    async def _ask_again(self, telling: asyncio.Task[None]) -> None:
+        """End the socket with the right to it. While the database is away nobody's right changes."""
+        while True:
+            await asyncio.sleep(HELLO_SECONDS)
+            with contextlib.suppress(DatabaseError):
+                if not await may_watch(await present_user(self.scope)):
+                    telling.cancel()
+                    await self.close(FORBIDDEN)
+                    return
+
     def merged(self, now: float) -> dict[str, Any]:
         """All relays' pictures as one, and what ended since the last message."""
         self.pictures = {name: item for name, item in self.pictures.items() if now - item[0] < FORGET_SECONDS}
@@ -73,6 +90,12 @@ class LiveConsumer(AsyncJsonWebsocketConsumer):  # type: ignore[misc]
             "ended": ended,
             **{f"ended_{name}": value for name, value in counts.items()},
         }
+
+
+async def present_user(scope: Mapping[str, Any]) -> Any:
+    """Who is signed in by this socket's session now, read anew: nobody after a sign-out or another password."""
+    session = scope["session"]
+    return await get_user({"session": session.__class__(session.session_key)})
 
 
 @sync_to_async

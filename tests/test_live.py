@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
+from django.contrib.sessions.models import Session
 from django.test import Client
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
@@ -86,6 +87,20 @@ def test_others_are_turned_away(server: Server, installation: Installation, who:
         user = User.objects.create_user("someone", is_staff=who.startswith("staff"))
     with watching(server, user) as socket, pytest.raises(ConnectionClosed) as closed:
         socket.recv(timeout=5)
+    assert closed.value.rcvd is not None and closed.value.rcvd.code == 4403
+
+
+@pytest.mark.parametrize("how", ["switched off", "signed out"])
+def test_a_viewer_who_may_no_longer_watch_is_turned_away(server: Server, installation: Installation, how: str) -> None:
+    admin = User.objects.create_superuser("watcher", password="a long password of no use")
+    with watching(server, admin) as socket:
+        pictures(socket, seconds=0.6)
+        if how == "switched off":
+            User.objects.update(is_active=False)
+        else:
+            Session.objects.all().delete()
+        with pytest.raises(ConnectionClosed) as closed:
+            pictures(socket, seconds=10)
     assert closed.value.rcvd is not None and closed.value.rcvd.code == 4403
 
 
