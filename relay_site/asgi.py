@@ -12,7 +12,9 @@ from autobahn.websocket.types import ConnectionDeny
 from channels.auth import AuthMiddlewareStack
 from channels.routing import URLRouter
 from channels.security.websocket import AllowedHostsOriginValidator
+from django.conf import settings
 from django.core.asgi import get_asgi_application
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 django_application = get_asgi_application()
 
@@ -38,7 +40,7 @@ def is_relay_path(path: str) -> bool:
     return path[1:].partition("/")[0] in RELAY_ROOTS and not path.startswith(NOT_RELAY)
 
 
-async def application(scope: Scope, receive: Receive, send: Send) -> None:
+async def serve(scope: Scope, receive: Receive, send: Send) -> None:
     kind = scope["type"]
     if kind != "lifespan" and not scope["path"].startswith(ADMIN):
         take_key_out(scope)
@@ -53,6 +55,12 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
         await websocket_application(scope, receive, send)
     elif kind == "lifespan":
         await lifespan(receive, send)
+
+
+# Here and not by the servers' own options, of which daphne's believes everybody: the same under each of them.
+application: Any = serve
+if settings.RELAY_TRUSTED_PROXIES:
+    application = ProxyHeadersMiddleware(serve, settings.RELAY_TRUSTED_PROXIES)  # type: ignore[arg-type]
 
 
 def take_key_out(scope: Scope) -> None:

@@ -52,7 +52,8 @@ RELAY_JOURNAL_FREE_BYTES = int(env("RELAY_JOURNAL_FREE_MB") or 1024) * 2**20
 # Records older than so many whole months are dropped, their roll-ups kept; 0 = never.
 RELAY_RETENTION_MONTHS = int(env("RELAY_RETENTION_MONTHS") or 0)
 RELAY_LIMITS_FAIL = env("RELAY_LIMITS_FAIL", "closed")
-RELAY_TRUSTED_PROXIES = [item for item in env("RELAY_TRUSTED_PROXIES").split(",") if item]
+# Whose x-forwarded-for and -proto are believed: relay_site/asgi.py puts them into the scope, for everybody.
+RELAY_TRUSTED_PROXIES = [item.strip() for item in env("RELAY_TRUSTED_PROXIES").split(",") if item.strip()]
 REPORT_TIME_ZONE = env("REPORT_TIME_ZONE", "UTC")
 REDIS_URL = env("REDIS_URL")
 # How commands, Celery and the admin reach what lives in the relay's memory.
@@ -196,7 +197,6 @@ SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = env_bool("SECURE_COOKIES", default=not LOOPBACK)
 SECURE_CONTENT_TYPE_NOSNIFF = True
 X_FRAME_OPTIONS = "DENY"
-SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if RELAY_TRUSTED_PROXIES else None
 
 # unfold's Alpine evaluates expressions and sets inline styles; docs/deployment.md names the exception.
 CONTENT_SECURITY_POLICY = {

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import socket
+from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
+from axes.models import AccessAttempt
 
 from tests.canned import canned, json_of
 from tests.harness import Installation, Server
@@ -40,6 +43,30 @@ def test_another_method_is_405_in_the_native_shape(server: Server, method: str) 
     assert (error["type"], error["error"]["type"]) == ("error", "invalid_request_error")
     assert answer["x-request-id"] == error["request_id"]
     assert json.loads(ask(server, method, "/openai/v1/embeddings").body)["error"]["param"] is None
+
+
+@pytest.mark.parametrize("kind", ["uvicorn", "daphne"])
+@pytest.mark.parametrize(
+    "trusted, forwarded, status, address",
+    [
+        ("", "10.9.0.7", 403, "127.0.0.1"),
+        ("10.0.0.1, 127.0.0.1", "203.0.113.9, 10.9.0.7, 10.0.0.1", 404, "10.9.0.7"),
+        ("127.0.0.0/8", "10.9.0.7, 203.0.113.9", 403, "203.0.113.9"),
+    ],
+)
+def test_only_a_trusted_proxy_is_believed_where_a_client_is(
+    start_server: Any, installation: Installation, kind: str, trusted: str, forwarded: str, status: int, address: str
+) -> None:
+    """By a key's addresses, and by the address that a failed sign-in counts for."""
+    server = start_server(kind, RELAY_TRUSTED_PROXIES=trusted)
+    behind = ("x-forwarded-for", forwarded)
+    key = ("x-api-key", installation.key(ip_allow=["10.9.0.0/16"]))
+    assert ask(server, "GET", "/v1/models/none", VERSION, key, behind).status == status
+    with httpx.Client(base_url=server.url, headers=[behind]) as client:
+        client.get("/admin/login/")
+        form = {"username": "x", "password": "y", "csrfmiddlewaretoken": client.cookies["csrftoken"]}
+        client.post("/admin/login/", data=form)
+    assert AccessAttempt.objects.get().ip_address == address
 
 
 def test_the_server_wide_options_request_is_no_500(server: Server) -> None:

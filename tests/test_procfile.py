@@ -26,6 +26,11 @@ def test_it_names_the_processes_of_the_deployment_page() -> None:
     assert list(LINES) == ["relay", "ops", "worker", "beat"]
 
 
+def test_no_server_believes_forwarded_addresses_by_itself() -> None:
+    assert [name for name, line in LINES.items() if " --proxy-headers" in line] == []
+    assert "--no-proxy-headers" in LINES["relay"]  # uvicorn's default believes this machine
+
+
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("name", ["relay", "ops"])
 def test_web_processes_listen_where_they_are_told(name: str, tmp_path: Path) -> None:

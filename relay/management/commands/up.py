@@ -158,11 +158,9 @@ def place_demo(port: int) -> bool:
 
 
 def web(host: str, port: int) -> Program:
-    proxies = settings.RELAY_TRUSTED_PROXIES
-    trust = ("--proxy-headers", "--forwarded-allow-ips", ",".join(proxies)) if proxies else ("--no-proxy-headers",)
     command = python(
-        *("uvicorn", "relay_site.asgi:application", "--host", host, "--port", str(port), *trust),
-        *("--http", "relay_site.protocol:GatheringProtocol"),
+        *("uvicorn", "relay_site.asgi:application", "--host", host, "--port", str(port)),
+        *("--http", "relay_site.protocol:GatheringProtocol", "--no-proxy-headers"),
         *("--no-access-log", "--no-server-header", "--log-level", "warning"),
         *("--timeout-graceful-shutdown", str(STOP_SECONDS)),
     )
