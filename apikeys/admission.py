@@ -114,10 +114,10 @@ async def settle(store: Store, reservation: Reservation, *, tokens: int, cost: i
 def settled(reservation: Reservation, *, tokens: int, cost: int, now: float, seats: tuple[int, ...] = ()) -> Settlement:
     """What becomes of a reservation whose call used this much."""
     holds = reservation.holds
-    if (current := changed_key(reservation)) is not None and reservation.began is not None:
-        held = {hold.limit for hold in holds}
-        began, metered = reservation.began, reservation.metered
-        holds = (*holds, *late(current, reservation.model, held, began=began, metered=metered))
+    then, current, began = reservation.key, changed_key(reservation), reservation.began
+    if then is not None and current is not None and began is not None:
+        held, metered = {hold.limit for hold in holds}, reservation.metered
+        holds = (*holds, *late(current, then.team_id, reservation.model, held, began=began, metered=metered))
     amounts = {"requests": 1, "tokens": tokens, "cost": cost}
     actual = {hold.counter: amounts.get(hold.metric, 0) for hold in holds}
     return Settlement(reservation.owner, holds, actual, now, reservation.began, seats)
@@ -158,14 +158,20 @@ def changed_key(reservation: Reservation) -> Key | None:
     return current
 
 
-def late(key: Key | None, model: str, held: set[str], *, began: float, metered: bool) -> list[Hold]:
-    """Limits that the key got while the call was in flight: they count what it used, they reserved nothing."""
+def late(
+    key: Key | None, team_id: int | None, model: str, held: set[str], *, began: float, metered: bool
+) -> list[Hold]:
+    """Limits that the key got while the call was in flight: they count what it used, they reserved nothing.
+
+    `team_id`: the team that the call's record names; a key that was moved since brings no call to its new team.
+    """
     limits = counted(("key", key.id), key.limits) if key is not None else ()
     return [
         limit.hold(0, at=began)
         for limit in limits
         if limit.metric != "concurrency"
         and limit.limit not in held
+        and (limit.rule.scope != "team" or limit.rule.owner_id == team_id)
         and (metered or not limit.measured)
         and limit.matches(model)
     ]
@@ -178,7 +184,7 @@ async def settle_recovered(store: Store, record: Record, holds: Sequence[Hold], 
     """
     held = {hold.limit for hold in holds}
     key = KEYS.current.by_id.get(record.key_id or 0)
-    every = (*holds, *late(key, record.requested_model, held, began=record.created_at, metered=True))
+    every = (*holds, *late(key, record.team_id, record.requested_model, held, began=record.created_at, metered=True))
     amounts = {"requests": 1, "tokens": tokens_of(record), "cost": record.cost_nanos + record.held_nanos}
     actual = {hold.counter: amounts.get(hold.metric, 0) for hold in every}
     ended = now if record.duration_ms is None else ended_at(record)

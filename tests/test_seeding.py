@@ -308,6 +308,27 @@ def test_a_new_limit_knows_the_past_and_the_calls_in_flight(kind: str, ring: Cal
     play(kind, story)
 
 
+@pytest.mark.parametrize("recovered", [False, True])
+def test_a_call_counts_on_the_team_that_its_key_had_when_it_began(
+    kind: str, ring: Callable[..., KeyRing], recovered: bool
+) -> None:
+    ours, theirs = rule(id=2, scope="team", owner_id=3), rule(id=3, scope="team", owner_id=4)
+
+    async def story(store: Store) -> None:
+        ring(replace(KEY, limits=(ours,)))
+        flying = await admit(store, ours)
+        ring(replace(KEY, team_id=4, limits=(theirs,)))
+        await admission.renew(store, [flying], now=NOON + 10)
+        if recovered:
+            dead = Record(id=flying.owner, created_at=NOON, key_id=7, team_id=3, cost_nanos=30)
+            await admission.settle_recovered(store, dead, flying.holds, now=NOON + 20)
+        else:
+            await admission.settle(store, flying, tokens=0, cost=30, now=NOON + 20)
+        assert (await stands(store, ours), await stands(store, theirs)) == (30, 0)
+
+    play(kind, story)
+
+
 def test_an_edited_limit_begins_from_the_ledger_and_a_new_amount_goes_on(kind: str) -> None:
     record(cost_nanos=50, output_tokens=9)
 
