@@ -182,12 +182,15 @@ async def settle_recovered(store: Store, record: Record, holds: Sequence[Hold], 
 
     `held_nanos`, the strict budgets' share where no figure is known, stays counted until the record is corrected.
     """
+    ended = now if record.duration_ms is None else ended_at(record)
+    if record.status == CallStatus.REFUSED:
+        await store.settle(Settlement(record.id, tuple(holds), {}, ended))
+        return
     held = {hold.limit for hold in holds}
     key = KEYS.current.by_id.get(record.key_id or 0)
     every = (*holds, *late(key, record.team_id, record.requested_model, held, began=record.created_at, metered=True))
     amounts = {"requests": 1, "tokens": tokens_of(record), "cost": record.cost_nanos + record.held_nanos}
     actual = {hold.counter: amounts.get(hold.metric, 0) for hold in every}
-    ended = now if record.duration_ms is None else ended_at(record)
     await store.settle(Settlement(record.id, every, actual, ended, record.created_at))
 
 

@@ -329,6 +329,20 @@ def test_a_call_counts_on_the_team_that_its_key_had_when_it_began(
     play(kind, story)
 
 
+def test_recovery_counts_no_refused_call(kind: str, ring: Callable[..., KeyRing]) -> None:
+    held, late = rule("requests", 10), rule("requests", 10, id=2, per="month")
+
+    async def story(store: Store) -> None:
+        ring(replace(KEY, limits=(held, late)))
+        flying = await admit(store, held)
+        await seeding.keep_up(store, KEYS.current, now=NOON + 1)
+        refused = Record(id=flying.owner, created_at=NOON, key_id=7, team_id=3, status="refused", duration_ms=5000)
+        await admission.settle_recovered(store, refused, flying.holds, now=NOON + 60)
+        assert (await stands(store, held), await stands(store, late)) == (0, 0)
+
+    play(kind, story)
+
+
 def test_an_edited_limit_begins_from_the_ledger_and_a_new_amount_goes_on(kind: str) -> None:
     record(cost_nanos=50, output_tokens=9)
 
