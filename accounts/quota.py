@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from apikeys import seeding
-from apikeys.admission import LEASE, tokens_of, wanted
+from apikeys.admission import LEASE, ended_at, tokens_of, wanted
 from apikeys.rules import Counted, counted
 from relay.call import Account, Call, Demand, LimitRule, Record
 from relay.errors import InvalidRequest
@@ -115,7 +115,9 @@ async def settle_recovered(record: Record, *, accounts: Sequence[Account], store
     limits = limits_of(account, record.requested_model, metered=True)
     holds = tuple(limit.hold(0, at=record.created_at) for limit in limits)
     actual = figures(holds, record, answered=True)
-    await store.settle(Settlement(f"{record.id}@{account.id}", holds, actual, now, record.created_at))
+    # A finished call ended when its record says: a seed of later has it already.
+    ended = now if record.duration_ms is None else ended_at(record)
+    await store.settle(Settlement(f"{record.id}@{account.id}", holds, actual, ended, record.created_at))
 
 
 def figures(holds: Sequence[Hold], record: Record, *, answered: bool) -> dict[str, int]:

@@ -128,6 +128,17 @@ def test_a_dead_processs_call_is_counted_by_its_recovered_record() -> None:
     assert used(daily, store=store) == 250
 
 
+def test_recovery_counts_no_finished_call_that_a_seed_has() -> None:
+    daily, store = limited("tokens", 1000), MemoryStore()
+    (limit,) = quota.limits_of(daily, MODEL, metered=True)
+    seed = Seed(limit.limit, NOW + 5, {limit.counter(NOW)[0]: (100, NOW + 86_400)})
+    async_to_sync(store.seed)([seed], generation="g")
+    ended: dict[str, Any] = {"created_at": NOW, "account_id": daily.id, "requested_model": MODEL, "output_tokens": 100}
+    for record in (Record(id="a", duration_ms=1000, **ended), Record(id="b", duration_ms=6000, **ended)):
+        async_to_sync(quota.settle_recovered)(record, accounts=(daily,), store=store, now=NOW + 60)
+    assert used(daily, store=store) == 200
+
+
 @pytest.mark.django_db
 def test_a_store_that_knows_nothing_yet_is_seeded_from_the_ledger_first() -> None:
     daily, store = limited("requests", 1), MemoryStore()
