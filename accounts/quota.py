@@ -8,10 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from accounts.snapshot import ACCOUNTS
 from apikeys import seeding
 from apikeys.admission import LEASE, ended_at, tokens_of, wanted
 from apikeys.rules import Counted, counted
-from relay.call import Account, Call, Demand, LimitRule, Record
+from relay.call import Account, Call, CallStatus, Demand, LimitRule, Record
 from relay.errors import InvalidRequest
 from relay.state.base import Hold, Refused, Settlement, Store, Unseeded
 
@@ -20,6 +21,9 @@ NOTHING: Mapping[int, tuple[str, float]] = {}
 
 # What this process has reserved on accounts for calls under way: call id -> account id -> holds.
 _held: dict[str, dict[int, tuple[Hold, ...]]] = {}
+# The accounts that have limits now, by id, and the snapshot that says so.
+_limited: dict[int, Account] = {}
+_limited_of: Sequence[Account] = ()
 
 
 def limits_of(account: Account, model: str, *, metered: bool) -> list[Counted]:
@@ -95,6 +99,9 @@ def no_estimate() -> Demand:
 def settlements(call: Call, record: Record, *, now: float) -> list[Settlement]:
     """What the call used counts for the account that answered it, and one request for those that failed before it.
     Returns what each account's reservation becomes, once."""
+    held = _held.pop(call.id, {})
+    if (account := limited_now(record.account_id)) is not None and record.status != CallStatus.REFUSED:
+        held = with_late(held, account, call)
     return [
         Settlement(
             f"{call.id}@{account_id}",
@@ -103,8 +110,30 @@ def settlements(call: Call, record: Record, *, now: float) -> list[Settlement]:
             now,
             call.created_at,
         )
-        for account_id, holds in _held.pop(call.id, {}).items()
+        for account_id, holds in held.items()
     ]
+
+
+def limited_now(account_id: int | None) -> Account | None:
+    """The account as it is now, if it has limits."""
+    global _limited, _limited_of
+    if ACCOUNTS.current is not _limited_of:
+        _limited_of = ACCOUNTS.current
+        _limited = {account.id: account for account in _limited_of if account.limits}
+    return _limited.get(account_id or 0)
+
+
+def with_late(held: dict[int, tuple[Hold, ...]], account: Account, call: Call) -> dict[int, tuple[Hold, ...]]:
+    """What is held, and the limits that the account got while the call was in flight: they reserved nothing."""
+    mine = held.get(account.id, ())
+    names = {hold.limit for hold in mine}
+    limits = limits_of(account, call.envelope.model, metered=call.endpoint.metered)
+    late = [
+        limit.hold(0, at=call.created_at)
+        for limit in limits
+        if limit.metric != "concurrency" and limit.limit not in names
+    ]
+    return {**held, account.id: (*mine, *late)} if late else held
 
 
 async def settle_recovered(record: Record, *, accounts: Sequence[Account], store: Store, now: float) -> None:

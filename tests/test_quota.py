@@ -10,6 +10,7 @@ from asgiref.sync import async_to_sync
 from accounts import quota
 from accounts.events import moment
 from accounts.selection import Ranking, able, rank, take
+from accounts.snapshot import ACCOUNTS
 from relay.call import Account, Call, Demand, LimitRule, Record, new_call_id
 from relay.errors import NoAccountAvailable
 from relay.models import UsageRecord
@@ -126,6 +127,17 @@ def test_a_dead_processs_call_is_counted_by_its_recovered_record() -> None:
     record = Record(id=lost.id, created_at=NOW, account_id=daily.id, requested_model=MODEL, cost_nanos=250)
     async_to_sync(quota.settle_recovered)(record, accounts=(daily,), store=store, now=NOW + 60)
     assert used(daily, store=store) == 250
+
+
+def test_a_limit_made_while_a_call_is_in_flight_counts_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    daily, store, asked = limited("cost", 1000), MemoryStore(), call()
+    assert taken(asked, account("limited", id=5), store=store)
+    (limit,) = quota.limits_of(daily, MODEL, metered=True)
+    async_to_sync(store.seed)([Seed(limit.limit, NOW + 0.5, {})], generation="g")
+    monkeypatch.setattr(ACCOUNTS, "current", (daily,))
+    for _ in range(2):
+        settled(asked, daily, store=store, cost=321)
+    assert used(daily, store=store) == 321
 
 
 def test_recovery_counts_no_finished_call_that_a_seed_has() -> None:
