@@ -183,6 +183,18 @@ def test_a_new_limit_is_seeded_once(on: Callable[[Story], None]) -> None:
     on(story)
 
 
+def test_a_limit_that_is_edited_back_holds_what_calls_in_flight_reserved(on: Callable[[Story], None]) -> None:
+    async def story(store: Store) -> None:
+        await take(store, "a", hold(6), calls(1))
+        await store.seed([Seed("7.ee", NOW + 1, {}, ("1.aa",))], generation="first")
+        await store.seed([Seed("1.aa", NOW + 2, {"1.aa:0": (30, NOW + 3600)}, ("7.ee",))], generation="first")
+        assert await stands(store) == 36
+        await store.settle(Settlement("a", (hold(6), calls(1)), {"1.aa:0": 2}, NOW + 3, NOW))
+        assert await stands(store) == 32
+
+    on(story)
+
+
 def test_a_call_in_flight_when_its_limit_was_made_counts_when_it_settles(on: Callable[[Story], None]) -> None:
     async def story(store: Store) -> None:
         new = hold(0, limit="7.ee")

@@ -185,7 +185,8 @@ class Store(Protocol):
         """What counters stand at, and what open reservations hold of them (beyond the ledger), at one moment."""
 
     async def seed(self, seeds: Sequence[Seed], *, generation: str) -> None:
-        """Set the counters of limits that this store has no seed of, and mark the store with `generation`.
+        """Set the counters of limits that this store has no seed of, and mark the store with `generation`. What open
+        reservations hold of a counter comes on top.
 
         A store that has another mark keeps it and its seeds: somebody else was first.
         """

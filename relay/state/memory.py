@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import heapq
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from relay.state.base import NOTHING, Admitted, Hold, Question, Refused, Seat, Seed, Settlement, Unseeded
 from relay.state.memory_rests import MemoryRests
@@ -143,25 +143,30 @@ class MemoryStore(MemoryRests):
     async def stand(self, counters: Sequence[str], *, now: float) -> tuple[Mapping[str, int], Mapping[str, int]]:
         with self._lock:
             self._forget(now)
-            reserved = dict.fromkeys(counters, 0)
-            for holds in self._open.values():
-                for hold in holds:
-                    if hold.counter in reserved:
-                        reserved[hold.counter] += hold.amount
-            return {name: self._counters.get(name, 0) for name in counters}, reserved
+            return {name: self._counters.get(name, 0) for name in counters}, self._reserved(counters)
+
+    def _reserved(self, counters: Iterable[str]) -> dict[str, int]:
+        """What open reservations hold of each counter."""
+        reserved = dict.fromkeys(counters, 0)
+        for holds in self._open.values():
+            for hold in holds:
+                if hold.counter in reserved:
+                    reserved[hold.counter] += hold.amount
+        return reserved
 
     async def seed(self, seeds: Sequence[Seed], *, generation: str) -> None:
         with self._lock:
             if self._generation not in {"", generation}:
                 return
             self._generation = generation
+            reserved = self._reserved(name for seed in seeds for name in seed.counters)
             for seed in seeds:
                 for former in seed.instead_of:
                     self._seeded.pop(former, None)
                 if seed.limit not in self._seeded:
                     self._seeded[seed.limit] = seed.cut
                     for name, (value, expires) in seed.counters.items():
-                        self._set(name, value, expires)
+                        self._set(name, value + reserved[name], expires)
 
     async def adjust(self, counters: Mapping[str, int], *, now: float, once: str = "") -> None:
         with self._lock:

@@ -229,7 +229,7 @@ class RedisStore(RedisRests):
             for name, (value, expires) in (seed.counters or {"": (0, 0.0)}).items():
                 life = str(max(1, math.ceil(expires - seed.cut))) if expires else "0"
                 args += [seed.limit, repr(seed.cut), f"{PREFIX}c:{name}" if name else "", str(value), life]
-        await self._link.script(scripts.SEED, [GENERATION, SEEDED], *args)
+        await self._link.script(scripts.SEED, [GENERATION, SEEDED, OPEN], *args)
         former = [name for seed in seeds for name in seed.instead_of]
         if former:
             await self._link.command("HDEL", SEEDED, *former)

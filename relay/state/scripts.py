@@ -158,20 +158,29 @@ end
 return 1
 """
 
-# KEYS: generation, seeds. ARGV: generation, then five a counter: limit, cut, counter, value, life.
-# One limit may have several counters; whoever seeds a limit first seeds all of them.
+# KEYS: generation, seeds, owners of open reservations.
+# ARGV: generation, then five a counter: limit, cut, counter, value, life.
+# One limit may have several counters; whoever seeds a limit first seeds all of them. What open reservations hold of a
+# counter stays in it: they take it out again.
 SEED = """
 local generation = redis.call('GET', KEYS[1]) or ''
 if generation == '' then redis.call('SET', KEYS[1], ARGV[1]) elseif generation ~= ARGV[1] then return 0 end
-local mine = {}
+local mine, reserved = {}, {}
+for _, owner in ipairs(redis.call('SMEMBERS', KEYS[3])) do
+  local fields = redis.call('HGETALL', 'baton:o:' .. owner)
+  for i = 1, #fields, 2 do
+    if fields[i + 1] ~= 'c' then reserved[fields[i]] = (reserved[fields[i]] or 0) + tonumber(fields[i + 1]) end
+  end
+end
 for i = 2, #ARGV, 5 do
   local limit = ARGV[i]
   if mine[limit] == nil then mine[limit] = redis.call('HSETNX', KEYS[2], limit, ARGV[i + 1]) == 1 end
   if mine[limit] and ARGV[i + 2] ~= '' then
+    local value = string.format('%.0f', ARGV[i + 3] + (reserved[ARGV[i + 2]] or 0))
     if ARGV[i + 4] == '0' then
-      redis.call('SET', ARGV[i + 2], ARGV[i + 3])
+      redis.call('SET', ARGV[i + 2], value)
     else
-      redis.call('SET', ARGV[i + 2], ARGV[i + 3], 'EX', ARGV[i + 4])
+      redis.call('SET', ARGV[i + 2], value, 'EX', ARGV[i + 4])
     end
   end
 end
