@@ -229,6 +229,35 @@ def test_an_outage_costs_no_call_a_timeout_of_its_own(outage: Outage, monkeypatc
     async_to_sync(story)()
 
 
+def test_a_call_that_ends_while_it_is_put_back_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis has lost its keys: one call ends before it is put back, one meanwhile."""
+    redis_url()
+    holds = (HOLD, Hold("9.ff", "concurrency", 1, 3))
+
+    async def story() -> None:
+        async with seeded() as store:
+            for owner in "ab":
+                await store.reserve(owner, holds, now=NOW, lease=90)
+            script = store._link.script
+
+            async def ending(text: str, keys: list[str], *args: Any) -> Any:
+                if text is scripts.RESTORE and args[1] == "a":
+                    for owner in "ab":
+                        await store.settle(Settlement(owner, holds, {HOLD.counter: 10}, NOW + 5, NOW))
+                return await script(text, keys, *args)
+
+            monkeypatch.setattr(store._link, "script", ending)
+            empty_redis()
+            other = make("redis")
+            await other.seed([Seed(HOLD.limit, NOW + 1, {HOLD.counter: (0, 0.0)})], generation="anew")
+            await other.close()
+            await store.renew(["a", "b"], now=NOW + 5, lease=90)
+            assert await store.stand([HOLD.counter], now=NOW + 5) == ({HOLD.counter: 20}, {HOLD.counter: 0})
+            assert await store.used(["9.ff"], now=NOW + 5) == {"9.ff": 0}
+
+    async_to_sync(story)()
+
+
 def test_scripts_that_redis_forgot_are_sent_again(outage: Outage) -> None:
     async def story() -> None:
         async with seeded() as store:

@@ -23,6 +23,7 @@ CONCURRENCY = "concurrency"
 GENERATION, SEEDED, OPEN = f"{PREFIX}generation", f"{PREFIX}seeded", f"{PREFIX}open"
 OPEN_FOR = 40 * 86_400  # seconds: longer than any period but "total"; recovery settles within minutes
 LATE_FOR = 3 * 86_400
+RESTORED = 2  # what RESTORE answers where there was no such reservation
 FORGOTTEN = "-"  # the life of a counter that has ended
 NO_QUESTION = Question()
 
@@ -148,11 +149,16 @@ class RedisStore(RedisRests):
         """Put our calls in flight back into a store that has lost its counters since."""
         self._restored = self._generation
         now, lease = self._clock
-        for owner, holds in list(self._live.items()):
+        for owner in list(self._live):
+            if (holds := self._live.get(owner)) is None:  # it has ended
+                continue
             args: list[str | int | float] = [self._generation, owner, now + lease, OPEN_FOR]
             for hold in holds:
                 args += [key_of(hold), kind_of(hold), hold.limit, str(hold.amount), life_of(hold, now)]
-            await self._link.script(scripts.RESTORE, [GENERATION, SEEDED, f"{PREFIX}o:{owner}", OPEN], *args)
+            keys = [GENERATION, SEEDED, f"{PREFIX}o:{owner}", OPEN]
+            made = await self._link.script(scripts.RESTORE, keys, *args) == RESTORED
+            if made and owner not in self._live:  # its own settlement may have come first, and counted it as a late one
+                await self.settle(Settlement(owner, holds, {}, now))
 
     def _give_back(self, owner: str, holds: tuple[Hold, ...], question: Question, *, now: float) -> None:
         """Nobody knows whether Redis took it: a settle with nothing used makes both cases the same."""

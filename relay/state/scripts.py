@@ -135,8 +135,10 @@ return late
 # Puts a live reservation back into a store that lost it, without asking whether it fits.
 # KEYS: generation, seeds, reservation, owners of open ones.
 # ARGV: generation, owner, lease end, life of a reservation, then five a hold: counter, kind, limit, amount, life.
+# Returns 2 where the store had no such reservation: it was lost, or the call has been settled.
 RESTORE = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+local known = redis.call('EXISTS', KEYS[3])
 for i = 5, #ARGV, 5 do
   if redis.call('HEXISTS', KEYS[3], ARGV[i]) == 0 then
     if ARGV[i + 1] == 'c' then
@@ -155,7 +157,7 @@ if redis.call('EXISTS', KEYS[3]) == 1 then
   redis.call('EXPIRE', KEYS[3], ARGV[4])
   redis.call('SADD', KEYS[4], ARGV[2])
 end
-return 1
+return 2 - known
 """
 
 # KEYS: generation, seeds, owners of open reservations.
