@@ -13,6 +13,7 @@ from django.conf import settings
 from django.db.models import BigIntegerField, BooleanField, Count, ExpressionWrapper, F, Func, Q, QuerySet, Sum, Value
 from django.db.models.functions import Coalesce
 
+from apikeys.periods import Period
 from apikeys.rules import Counted
 from relay.call import PLAIN_METERS
 
@@ -34,16 +35,16 @@ def ledger_sums(limits: Sequence[Counted], *, at: float, cut: float) -> dict[str
     """Return what each limit (by `Counted.limit`) had used in its period that holds `at`.
 
     Counts the calls that ended before `cut` (both in Unix seconds): those that end later settle into the counters
-    themselves. One query for all limits of one kind of owner whose periods begin together.
+    themselves. One query for all limits of one kind of owner that have the same period.
     """
-    groups: dict[tuple[str, int], list[Counted]] = defaultdict(list)
+    groups: dict[tuple[str, Period], list[Counted]] = defaultdict(list)
     for limit in limits:
         if limit.metric != "concurrency":
-            groups[limit.rule.scope, limit.period(at).start].append(limit)
+            groups[limit.rule.scope, limit.period(at)].append(limit)
     found: dict[str, Used] = {}
-    for (scope, start), members in groups.items():
+    for (scope, (start, end)), members in groups.items():
         owners = {limit.rule.owner_id for limit in members}
-        rows = usage_by_owner(scope, owners, start=start, end=members[0].period(at).end, cut=cut)
+        rows = usage_by_owner(scope, owners, start=start, end=end, cut=cut)
         for limit in members:
             mine = [row for row in rows.get(limit.rule.owner_id, ()) if limit.matches(row.model)]
             found[limit.limit] = Used(

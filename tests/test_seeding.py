@@ -171,6 +171,13 @@ def test_a_record_on_the_border_belongs_to_one_period() -> None:
     assert sums(rule(), at=midnight, cut=NOON + 2 * DAY) == [10]
 
 
+def test_periods_that_begin_together_end_on_their_own() -> None:
+    """The ledger is read when the minute is over, the hour is not."""
+    record(NOON + 60.1, cost_nanos=10, duration_ms=200)
+    rules = rule(per="minute"), rule(id=2, per="hour")
+    assert sums(*rules, at=NOON + 59.9, cut=NOON + 60.6) == [0, 10]
+
+
 def test_calls_that_ended_at_the_cut_or_later_are_left_to_settle() -> None:
     record(NOON - 100, duration_ms=99_999, cost_nanos=1)
     record(NOON - 100, duration_ms=100_000, cost_nanos=10)
