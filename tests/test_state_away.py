@@ -258,6 +258,30 @@ def test_a_call_that_ends_while_it_is_put_back_leaves_nothing(monkeypatch: pytes
     async_to_sync(story)()
 
 
+def test_a_correction_that_is_sent_again_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    redis_url()
+
+    async def story() -> None:
+        async with seeded() as store:
+            await store.reserve("a", [HOLD], now=NOW, lease=90)
+            await store.adjust({HOLD.counter: 0}, now=NOW)
+            client, lost = store._link.client(), list[Any]()
+            execute = client.execute_command
+
+            async def lossy(*parts: Any) -> Any:
+                answer = await execute(*parts)  # type: ignore[no-untyped-call]
+                if not lost:
+                    lost.append(answer)
+                    raise RedisConnectionError("Connection closed by server.")
+                return answer
+
+            monkeypatch.setattr(client, "execute_command", lossy)
+            await store.adjust({HOLD.counter: 50}, now=NOW)
+            assert await store.used([HOLD.counter], now=NOW) == {HOLD.counter: 55}
+
+    async_to_sync(story)()
+
+
 def test_scripts_that_redis_forgot_are_sent_again(outage: Outage) -> None:
     async def story() -> None:
         async with seeded() as store:

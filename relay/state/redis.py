@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -243,7 +244,8 @@ class RedisStore(RedisRests):
         await self._restore()  # holds of limits that had no seed until now
 
     async def adjust(self, counters: Mapping[str, int], *, now: float, once: str = "") -> None:
-        keys = [f"{PREFIX}t:{once}" if once else "", *(f"{PREFIX}c:{name}" for name in counters)]
+        # A mark of its own at least: the link sends again what may have been carried out.
+        keys = [f"{PREFIX}t:{once or uuid.uuid4().hex}", *(f"{PREFIX}c:{name}" for name in counters)]
         await self._link.script(scripts.ADJUST, keys, LATE_FOR, *(str(amount) for amount in counters.values()))
 
     async def forget_limits(self) -> None:

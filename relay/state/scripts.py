@@ -209,9 +209,9 @@ for i = 1, #reserved do reserved[i] = string.format('%.0f', reserved[i]) end
 return {used, reserved}
 """
 
-# KEYS: mark ('' = none), then counters. ARGV: life of the mark, then signed amounts.
+# KEYS: mark, then counters. ARGV: life of the mark, then signed amounts.
 ADJUST = """
-if KEYS[1] ~= '' and not redis.call('SET', KEYS[1], '1', 'NX', 'EX', ARGV[1]) then return 0 end
+if not redis.call('SET', KEYS[1], '1', 'NX', 'EX', ARGV[1]) then return 0 end
 for i = 2, #KEYS do
   if redis.call('EXISTS', KEYS[i]) == 1 and redis.call('INCRBY', KEYS[i], ARGV[i]) < 0 then
     redis.call('SET', KEYS[i], '0', 'KEEPTTL')
