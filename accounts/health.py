@@ -68,7 +68,7 @@ async def failed(
     store: Store, account: Account, model: str, error: UpstreamError, *, last: bool, now: float
 ) -> Rest | None:
     """Book a failure of `model` (as the upstream knows it); `last` = no other candidate is left. Returns what rests."""
-    probing = bool(_recovering) and not _recovering.isdisjoint(((account.id, model), (account.id, "")))
+    probing = bool(_recovering) and await goes_first(store, account, model, now=now)
     if not error.rest:
         if isinstance(error, UpstreamRejected):  # the caller's fault: the account itself has answered
             await succeeded(store, account, model, now=now)
@@ -84,6 +84,17 @@ async def failed(
     await store.rest(rest, now=now)
     events.rested(account, rest, now=now)
     return rest
+
+
+async def goes_first(store: Store, account: Account, model: str, *, now: float) -> bool:
+    """Whether a rest still waits for this call. One may have ended otherwise, where a call that went first was left by
+    its client: by another process, or by hand."""
+    expected = _recovering & {(account.id, model), (account.id, "")}
+    if not expected:
+        return False
+    waiting = expected & (await store.rests(now=now)).keys()
+    _recovering.difference_update(expected - waiting)
+    return bool(waiting)
 
 
 async def succeeded(store: Store, account: Account, model: str, *, now: float) -> None:

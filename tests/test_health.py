@@ -198,3 +198,13 @@ def test_an_overload_of_the_last_candidate_leaves_no_event(noted: EventWriter) -
 )
 def test_a_rest_in_words(rest: Any, words: str) -> None:
     assert in_words(rest, now=NOW) == words
+
+
+def test_a_rest_that_ended_otherwise_makes_nothing_of_one_failure() -> None:
+    """The client of the call that went first has left, and another process ended the rest."""
+    store = MemoryStore()
+    async_to_sync(store.rest)(Rest(A.id, MODEL, NOW, "5xx"), now=NOW - 300)
+    health.expect_recovery(A.id, (MODEL,))
+    async_to_sync(store.clear_rest)(A.id, MODEL)
+    assert book(store, failure("5xx"), now=NOW + 3600) is None
+    assert not health._recovering
