@@ -44,6 +44,7 @@ class Watch:
         self._rings = 0.0  # kept here: where the time is over, uvloop's handle does not tell it
         self._timer: asyncio.Handle | None = None
         self._settling = False
+        self._held = False
         self.why: Exception | None = None
 
     def expect(self, name: str, seconds: float) -> None:
@@ -65,8 +66,14 @@ class Watch:
         self._last = self._loop.time()
         return self._last
 
+    def hold(self, held: bool) -> None:
+        """The client lets the upstream wait, or no longer does: its time is not the upstream's silence."""
+        self._held = held
+        if not (held or self._settling):
+            self.expect(self._waiting_for, self._allowed)
+
     def _deadline(self) -> float:
-        return min(self._last + self._allowed, self._end)
+        return self._end if self._held else min(self._last + self._allowed, self._end)
 
     def _check(self) -> None:
         self._timer = None

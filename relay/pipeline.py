@@ -44,6 +44,7 @@ def launch(run: Runtime, call: Call) -> Flight:
     flight = Flight(run, call, Reply(), opening_record(call))
     task = asyncio.get_running_loop().create_task(carry(flight))
     flight.watch = Watch(task, total=run.timers.total)
+    flight.reply.on_held = flight.watch.hold
     flight.reply.on_client_left = partial(client_left, flight)
     run.hold(flight, task)
     return flight

@@ -38,6 +38,7 @@ class Reply:
         self.started = False
         self.client_left = False
         self.on_client_left: Callable[[], None] | None = None
+        self.on_held: Callable[[bool], None] | None = None  # told where the client lets the call wait, and when no more
 
     # -- the call's side -----------------------------------------------------------------------------
 
@@ -68,9 +69,18 @@ class Reply:
         if self.client_left or not chunk:
             return
         self._append(chunk)
-        while self._buffered > MAX_BUFFERED_BYTES and not self.client_left:
-            self._writable = self._loop.create_future()
-            await self._writable
+        if self._buffered > MAX_BUFFERED_BYTES:
+            await self._room()
+
+    async def _room(self) -> None:
+        held = self.on_held or bool
+        held(True)
+        try:
+            while self._buffered > MAX_BUFFERED_BYTES and not self.client_left:
+                self._writable = self._loop.create_future()
+                await self._writable
+        finally:
+            held(False)
 
     def _append(self, chunk: bytes) -> None:
         self._last_put = self._loop.time()

@@ -139,6 +139,25 @@ def test_a_reader_that_stalls_holds_the_upstream_back(start_server: Start, insta
     assert record.status == "ok"
 
 
+def test_a_reader_that_pauses_longer_than_the_idle_timer_is_no_silent_upstream(
+    start_server: Start, installation: Installation
+) -> None:
+    server = start_server(RELAY_IDLE_TIMEOUT="0.6")
+    account = installation.account()
+    key = installation.key()
+    with opened(server, key, f"{MODEL}~chunks=1500~size=10000") as connection:
+        response = http.client.HTTPResponse(connection)
+        response.begin()
+        body = response.read(1000)
+        time.sleep(2)
+        body += response.read()
+    assert body.count(b'"text_delta"') == 1500 and body.rstrip().endswith(b'"message_stop"}')
+    (record,) = installation.records(key=key, seconds=10)
+    assert (record.status, record.error, record.account_name) == ("ok", "", account.name)
+    # Nobody rests: the only account takes the next call.
+    assert call(server, key, MODEL)[0] == 200
+
+
 def test_drained_calls_are_capped_in_number(start_server: Start, installation: Installation) -> None:
     server = start_server(RELAY_MAX_DRAINING="1")
     installation.account(on_disconnect="drain")
