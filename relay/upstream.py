@@ -7,7 +7,8 @@ as much (docs/performance.md). The transport is called directly: the client shel
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -29,6 +30,8 @@ MAX_TARGETS = 1024
 MOST_STALE = 10
 BODILESS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 SWITCHING = 101
+# zlib's window bits: 47 = gzip or zlib, whichever begins; -15 = deflate bare, as some send it under that name.
+EITHER, BARE = 47, -15
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,20 +47,26 @@ class Timers:
 class Upstream:
     """One upstream answer: status and headers, then bytes; close it in every case."""
 
-    __slots__ = ("_stream", "headers", "status")
+    __slots__ = ("_read", "_stream", "headers", "status")
 
     def __init__(self, response: httpx.Response) -> None:
         assert isinstance(response.stream, Stream)
         self._stream = response.stream
         self.status = response.status_code
         self.headers: Headers = tuple([(name, value) for _, name, value in kept_by(response.headers)])
+        self._read: Callable[[], Awaitable[bytes]] = self._stream.read
+        for name, value in self.headers:
+            if name == b"content-encoding" and value.lower() not in {b"", b"identity"}:
+                self._read = Inflating(self._read, value.lower()).read
 
     async def next(self) -> bytes:
         """Return the next bytes as they come, b"" at the end; raises `UpstreamError` where the connection dies."""
         try:
-            return await self._stream.read()
+            return await self._read()
         except (httpx.HTTPError, aiohttp.ClientError, OSError) as error:
             raise failure(error) from error
+        except zlib.error as error:
+            raise not_decoded() from error
         except RuntimeError as error:  # aiohttp's word where it had closed the connection on a broken framing
             raise failure(aiohttp.ClientPayloadError(str(error))) from error
 
@@ -88,6 +97,53 @@ class Upstream:
             await self._stream.aclose()
         except (httpx.HTTPError, aiohttp.ClientError, OSError):
             return
+
+
+class Inflating:
+    """A body that came compressed although nobody had asked for that, read in steps of bounded size: a few bytes may
+    stand for gigabytes."""
+
+    __slots__ = ("_begun", "_coding", "_full", "_inflate", "_read", "_rest")
+
+    def __init__(self, read: Callable[[], Awaitable[bytes]], coding: bytes) -> None:
+        self._read = read
+        self._coding = coding
+        self._inflate = zlib.decompressobj(EITHER)
+        self._rest = b""
+        self._full = self._begun = False
+
+    async def read(self) -> bytes:
+        """The next bytes, b"" at the end; raises `zlib.error`, and aiohttp's error for an end inside the body."""
+        if self._coding not in {b"gzip", b"x-gzip", b"deflate"}:
+            raise not_decoded()
+        while True:
+            if self._full:
+                await asyncio.sleep(0)  # nothing is waited for here: the other calls get their turn
+            else:
+                self._rest = await self._read()
+                if not self._rest:
+                    if self._begun and not self._inflate.eof:
+                        raise aiohttp.ClientPayloadError("The compressed body ends too early.")
+                    return b""
+                if not self._begun:
+                    self._begun = True
+                    if self._coding == b"deflate" and self._rest[0] & 0x0F != zlib.DEFLATED:
+                        self._inflate = zlib.decompressobj(BARE)
+            if piece := self._step():
+                return piece
+
+    def _step(self) -> bytes:
+        piece = self._inflate.decompress(self._rest, READ_SIZE)
+        self._rest = self._inflate.unconsumed_tail
+        self._full = len(piece) == READ_SIZE
+        if self._inflate.eof and self._inflate.unused_data:  # gzip may be several, one after the other
+            self._rest, self._full = self._inflate.unused_data, True
+            self._inflate = zlib.decompressobj(EITHER)
+        return piece
+
+
+def not_decoded() -> UpstreamFailed:
+    return UpstreamFailed("The upstream's answer came in a coding that can't be read.", reason="encoding", rest="5xx")
 
 
 class ReadyHeaders(httpx.Headers):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import socket
+import zlib
+from collections.abc import Callable
 
 import httpx
 import pytest
@@ -276,6 +279,65 @@ def test_an_answer_beyond_the_limit_is_refused() -> None:
     with pytest.raises(UpstreamError) as caught:
         exchange(answering(OK + b"3e9\r\n" + b"x" * 1001 + b"\r\n0\r\n\r\n"))
     assert caught.value.reason == "answer_too_large"
+
+
+BARE = zlib.compressobj(wbits=-15)
+CODED = {
+    "gzip": (b"gzip", gzip.compress(b"abc" * 9)),
+    "in any case": (b"GZip", gzip.compress(b"abc" * 9)),
+    "two of them": (b"gzip", gzip.compress(b"abc" * 4) + gzip.compress(b"abc" * 5)),
+    "deflate": (b"deflate", zlib.compress(b"abc" * 9)),
+    "bare deflate": (b"deflate", BARE.compress(b"abc" * 9) + BARE.flush()),
+    "identity": (b"identity", b"abc" * 9),
+}
+
+
+def coded(coding: bytes, body: bytes, *, step: int, status: bytes = b"200 OK") -> Serve:
+    head = b"HTTP/1.1 %s\r\ncontent-encoding: %s\r\ntransfer-encoding: chunked\r\n\r\n" % (status, coding)
+    pieces = [body[start : start + step] for start in range(0, len(body), step)]
+    return answering(head + b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n")
+
+
+@pytest.mark.parametrize("step", [1, 1000])
+@pytest.mark.parametrize("coding, body", CODED.values(), ids=CODED.keys())
+def test_an_answer_that_is_compressed_unasked_is_read_all_the_same(coding: bytes, body: bytes, step: int) -> None:
+    assert exchange(coded(coding, body, step=step, status=b"400 Bad")) == (400, b"abc" * 9)
+
+
+@pytest.mark.parametrize(
+    "coding, damage, reason",
+    [(b"br", bytes, "encoding"), (b"gzip", bytes.upper, "encoding"), (b"gzip", lambda body: body[:-9], "reset")],
+)
+def test_an_answer_that_cannot_be_decompressed_is_the_upstream_s_failure(
+    coding: bytes, damage: Callable[[bytes], bytes], reason: str
+) -> None:
+    with pytest.raises(UpstreamError) as caught:
+        exchange(coded(coding, damage(b"\x1f\x8bno gzip" if damage is bytes.upper else gzip.compress(b"abc")), step=99))
+    assert caught.value.reason == reason
+
+
+def test_a_decompression_bomb_comes_in_small_pieces_with_turns_for_others_between() -> None:
+    async def story() -> None:
+        client, sizes, turns = UpstreamClient(timers=Timers()), [], 0
+
+        async def others() -> None:
+            nonlocal turns
+            while True:
+                await asyncio.sleep(0)
+                turns += 1
+
+        async with listening(coded(b"gzip", gzip.compress(bytes(10_000_000)), step=10**6)) as port:
+            upstream = await client.open(UpstreamRequest("POST", f"http://127.0.0.1:{port}/", (), b"{}"))
+            other = asyncio.create_task(others())
+            while piece := await upstream.next():
+                sizes.append(len(piece))
+            other.cancel()
+            await upstream.close()
+            await client.close()
+        assert (sum(sizes), max(sizes)) == (10_000_000, 64 * 1024)
+        assert turns > len(sizes) / 2
+
+    async_to_sync(story)()
 
 
 def test_an_answer_that_is_no_http_is_a_failure() -> None:
