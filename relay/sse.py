@@ -12,6 +12,7 @@ from relay.errors import UpstreamFailed
 
 BLANK_LINE = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)")
 LINE = re.compile(rb"\r\n|\n|\r")
+BOM = b"\xef\xbb\xbf"  # may stand before a stream's first line, and belongs to no field's name
 MAX_EVENT_BYTES = 64 * 1024 * 1024
 
 
@@ -81,7 +82,7 @@ def events(block: bytes) -> Iterator[tuple[int, bytes, bytes]]:
     while start < size:
         end = event_end(block, start, plain=plain)
         name, data = b"", None
-        event = block[start:end]
+        event = block[start:end] if start else block[:end].removeprefix(BOM)
         for line in event.split(b"\n") if plain else LINE.split(event):
             field, _, value = line.partition(b":")
             if field == b"data":

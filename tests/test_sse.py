@@ -56,6 +56,13 @@ def test_data_lines_of_one_event_are_joined_and_comments_are_not_events() -> Non
     assert list(events(block)) == [(8, b"x", b"a\nb")]
 
 
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_a_byte_order_mark_before_the_first_line_is_no_part_of_it(end: bytes) -> None:
+    block = b"\xef\xbb\xbfdata: a" + end + end
+    assert SseFramer().feed(block) == block
+    assert list(events(block + b"data: b" + end + end)) == [(0, b"", b"a"), (len(block), b"", b"b")]
+
+
 @given(
     st.lists(st.tuples(st.text(TEXT, max_size=20), st.sampled_from(ENDS))),
     st.lists(st.integers(1, 7)),
