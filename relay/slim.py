@@ -153,6 +153,8 @@ async def answer(scope: Scope, body: Body) -> HttpResponseBase:
         return await refusal(404)(request)
     except SuspiciousOperation:
         return await refusal(400)(request)
+    except ClientGone:
+        raise
     except Exception:
         logger.exception("A relay view failed")
         if settings.DEBUG:

@@ -170,6 +170,7 @@ def test_a_client_that_leaves_while_its_request_is_still_coming_was_never_admitt
 ) -> None:
     installation.account()
     key = installation.key(limits=["requests 1 per day", "concurrency 1"])
+    logged = len(server.log())
     head = f"POST /v1/messages HTTP/1.1\r\nhost: x\r\nx-api-key: {key}\r\nanthropic-version: 2023-06-01\r\n"
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
         connection.sendall(f'{head}content-length: 1000\r\n\r\n{{"model": "{MODEL}", '.encode())
@@ -180,6 +181,7 @@ def test_a_client_that_leaves_while_its_request_is_still_coming_was_never_admitt
         read_until(connection, b'"output_tokens"')
     assert len(installation.simulator.requests()) == 1
     assert booked(installation, key)[0] == "ok" and UsageRecord.objects.count() == 1
+    assert "Traceback" not in server.log()[logged:]
 
 
 def test_a_client_that_leaves_last_bytes_unread_takes_no_place_among_drained_calls(
