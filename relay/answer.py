@@ -49,6 +49,8 @@ class Last(Struct, frozen=True):
 async def pass_answer_on(flight: Flight, upstream: Upstream, account: Account, *, dropped: tuple[str, ...]) -> Last:
     """Relay one upstream answer, all but its last bytes. Raises `UpstreamError` for anything but success."""
     provider = PROVIDERS[account.kind]
+    if upstream.status < 200:
+        raise UpstreamFailed("The upstream switched to another protocol.", reason="protocol", rest="5xx")
     if upstream.status >= 300:
         body = await upstream.read(limit=MAX_ERROR_BYTES)
         error = provider.classify(upstream.status, upstream.headers, body, now=time.time())

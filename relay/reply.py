@@ -36,6 +36,7 @@ class Reply:
         self._keep_alive: asyncio.TimerHandle | None = None
         self._last_put = 0.0
         self.started = False
+        self.status: int | None = None  # of the answer, once it has started
         self.client_left = False
         self.on_client_left: Callable[[], None] | None = None
         self.on_held: Callable[[bool], None] | None = None  # told where the client lets the call wait, and when no more
@@ -45,6 +46,8 @@ class Reply:
     def start(self, head: Head) -> None:
         """Give status and headers; the first one counts."""
         self.started = True
+        if self.status is None:
+            self.status = head.status
         if not self._head.done():
             self._head.set_result(head)
         self._last_put = self._loop.time()

@@ -14,6 +14,7 @@ from typing import Any
 from django.http import HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase, ResponseHeaders
 
+BODILESS = frozenset({204, 304})  # RFC 9110, 8.6 and 15.4.5: no body, and of a 204 no length either
 RawHeaders = Sequence[tuple[bytes, bytes]]
 
 
@@ -49,6 +50,10 @@ class RelayedResponse(_Relayed, HttpResponse):
     """A whole answer."""
 
     def __init__(self, status: int, headers: RawHeaders, body: bytes) -> None:
+        if status in BODILESS:
+            self._begin(status, headers)
+            self._container = [b""]
+            return
         self._begin(status, (*headers, (b"content-length", b"%d" % len(body))))
         self._container = [body]
 

@@ -97,10 +97,10 @@ def fill_record(flight: Flight, error: End) -> None:
         record.time_to_first_token_ms = round(flight.first_token * 1000)
     if isinstance(error, RelayError):
         record.error = clean(error.reason, 200)
-        record.http_status = 200 if flight.reply.started else client_status(flight, error)
+        record.http_status = flight.reply.status or client_status(flight, error)
     else:
         record.error = clean(in_band, 200) if error is None else "client_disconnected"
-        record.http_status = 200 if error is None or flight.reply.started else None
+        record.http_status = flight.reply.status or (flight.upstream_status if error is None else None)
     if flight.ranking is not None:
         record.candidates = selection.candidates(flight.ranking.reasons, taken=account.name if account else "")
     if account is None:

@@ -202,6 +202,20 @@ def test_headers_pass_as_they_came_also_twice(server: Server, installation: Inst
     assert answer["x-utf8"] == "\u00c3\u00a9"
 
 
+@pytest.mark.parametrize("sent, status, booked", [(b"204 No Content", 204, "ok"), (b"101 x", 502, "upstream_error")])
+def test_an_upstream_s_odd_status_is_told_and_booked_as_what_it_is(
+    server: Server, installation: Installation, sent: bytes, status: int, booked: str
+) -> None:
+    key = installation.key()
+    with canned([b"HTTP/1.1 %s\r\n\r\n" % sent]) as upstream:
+        installation.account(base_url=upstream.url)
+        answer = ask(server, "POST", "/v1/messages", ("x-api-key", key), VERSION, body=asked())
+    assert answer.status == status
+    assert answer.values("content-length") == ([] if status == 204 else [str(len(answer.body))])
+    (record,) = installation.records(key=key)
+    assert (record.status, record.http_status) == (booked, status)
+
+
 @pytest.mark.parametrize("server", ["uvicorn"], indirect=True)
 def test_a_very_long_header_passes(server: Server, installation: Installation) -> None:
     installation.account()

@@ -24,6 +24,12 @@ def test_headers_go_out_as_they_came_with_the_length() -> None:
     assert head(RelayedResponse(200, HEADERS, b"{}"), SCOPE) == [*HEADERS, (b"content-length", b"2")]
 
 
+@pytest.mark.parametrize("status", [204, 304])
+def test_an_answer_that_has_no_body_has_no_length(status: int) -> None:
+    response = RelayedResponse(status, HEADERS, b"{}")
+    assert (head(response, SCOPE), response.content) == (list(HEADERS), b"")
+
+
 def test_django_reads_and_changes_them_as_its_own() -> None:
     response = RelayedResponse(529, HEADERS, b"{}")
     response["Allow"] = "GET"
