@@ -69,7 +69,8 @@ class Provider(ABC):
 
     def streams(self, headers: Headers) -> bool:
         """Whether a successful answer is a stream of events (else it is one whole body)."""
-        return any(name == b"content-type" and value.startswith(b"text/event-stream") for name, value in headers)
+        types = (value.lower() for name, value in headers if name == b"content-type")
+        return any(value.startswith(b"text/event-stream") for value in types)
 
     def whole(self, call: Call, body: bytes) -> bytes:
         """A whole answer as the client's dialect has it; the same bytes where the vendor speaks that dialect."""

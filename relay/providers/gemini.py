@@ -71,7 +71,7 @@ class Gemini(Provider):
 
     def streams(self, headers: Headers) -> bool:
         """Events, or the elements of a JSON array."""
-        return first(headers, b"content-type").startswith((b"text/event-stream", b"application/json"))
+        return first(headers, b"content-type").lower().startswith((b"text/event-stream", b"application/json"))
 
     def request_id(self, headers: Headers) -> str:
         return first(headers, b"x-request-id").decode("latin1")

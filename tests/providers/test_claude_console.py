@@ -19,6 +19,11 @@ def account_of(key: str) -> Account:
     return Account(1, "a", "claude_console", "http://upstream.test", "anthropic", credential)
 
 
+def test_a_stream_is_known_by_its_media_type_however_that_is_written() -> None:
+    assert CONSOLE.streams(((b"content-type", b"Text/Event-Stream; charset=utf-8"),))
+    assert not CONSOLE.streams(((b"content-type", b"application/json"),))
+
+
 @pytest.mark.parametrize(
     ("key", "name", "value"),
     [

@@ -165,7 +165,7 @@ def test_a_stream_that_breaks_is_partial_however_cut(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("content_type", "streams"),
-    [(b"text/event-stream", True), (b"application/json; charset=UTF-8", True), (b"text/html", False)],
+    [(b"Text/Event-Stream", True), (b"application/JSON; charset=UTF-8", True), (b"text/html", False)],
 )
 def test_what_is_a_stream(content_type: bytes, streams: bool) -> None:
     assert GEMINI.streams(((b"content-type", content_type),)) is streams
