@@ -10,6 +10,7 @@ import asyncio
 import io
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -34,6 +35,7 @@ URLCONF = "relay.urls"
 KEEP_ALIVE = (b"connection", b"keep-alive")
 # An ASGI extension of ours: a set of what to call when the client's connection is lost.
 LEAVING = "baton.leaving"
+DISCARD_SECONDS = 2.0
 NONE: dict[str, Any] = {}
 
 
@@ -45,13 +47,14 @@ class Body:
     """The request's body, read when the view asks for it; from its end on, hears of the client's leaving: from the
     server where it tells (`leaving`, see relay_site.protocol), else from a task that waits for ASGI's message."""
 
-    __slots__ = ("_leaving", "_listener", "_receive", "_task")
+    __slots__ = ("_leaving", "_listener", "_receive", "_task", "whole")
 
     def __init__(self, receive: Receive, leaving: set[Callable[[], object]] | None = None) -> None:
         self._receive = receive
         self._leaving = leaving
         self._task = asyncio.current_task()
         self._listener: asyncio.Task[None] | None = None
+        self.whole = False
 
     async def read(self, *, limit: int) -> bytes:
         """Return the whole body; raises `BodyTooLarge` as soon as more than `limit` bytes have come."""
@@ -68,11 +71,19 @@ class Body:
             parts.append(part)
             if not message.get("more_body", False):
                 break
+        self.whole = True
         if self._leaving is not None:
             self._leaving.add(self._left)
         else:
             self._listener = asyncio.get_running_loop().create_task(self._listen())
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def discard(self) -> None:
+        """Take what the client still sends, for a moment, and forget it."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DISCARD_SECONDS):
+                while (message := await self._receive())["type"] == "http.request" and message.get("more_body", False):
+                    pass
 
     async def _listen(self) -> None:
         while True:
@@ -133,7 +144,7 @@ async def relay_entry(scope: Scope, receive: Receive, send: Send) -> None:
         return
     body = Body(receive, scope.get("extensions", NONE).get(LEAVING))
     try:
-        await send_response(await answer(scope, body), scope, send)
+        await send_response(await answer(scope, body), scope, send, body)
     except (asyncio.CancelledError, ClientGone):
         # The client has gone; the call's own task knows and decides what that means.
         task = asyncio.current_task()
@@ -165,13 +176,19 @@ async def answer(scope: Scope, body: Body) -> HttpResponseBase:
     return response
 
 
-async def send_response(response: HttpResponseBase, scope: Scope, send: Send) -> None:
-    """Send a Django response; closes it in every case."""
+async def send_response(response: HttpResponseBase, scope: Scope, send: Send, body: Body | None = None) -> None:
+    """Send a Django response; closes it in every case. A server that closes the connection while the client still sends
+    its body takes the answer back (TCP resets it), so what comes is read for a moment before the answer's end."""
     try:
         await send({"type": "http.response.start", "status": response.status_code, "headers": head(response, scope)})
         if getattr(response, "streaming", False):
             async for chunk in response:  # type: ignore[attr-defined]
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+        elif body is not None and not body.whole and response.status_code >= 400 and uploads(scope):
+            content = response.content  # type: ignore[attr-defined]
+            await send({"type": "http.response.body", "body": content, "more_body": True})
+            await body.discard()
             await send({"type": "http.response.body", "body": b""})
         else:
             await send({"type": "http.response.body", "body": response.content})  # type: ignore[attr-defined]
@@ -193,6 +210,14 @@ def head(response: HttpResponseBase, scope: Scope) -> list[tuple[bytes, bytes]]:
     if "connection" in response and not persistent(scope) and response["connection"] == "keep-alive":
         del response["connection"]  # the server says `close`
     return [(name.lower().encode("latin1"), value.encode("latin1")) for name, value in response.items()]
+
+
+def uploads(scope: Scope) -> bool:
+    """Whether the client may still be sending its body on a connection that ends with this answer; one that waits for
+    `100 Continue` is not."""
+    names = {name for name, _ in scope["headers"]}
+    sized = not names.isdisjoint((b"content-length", b"transfer-encoding"))
+    return sized and b"expect" not in names and not persistent(scope)
 
 
 def persistent(scope: Scope) -> bool:

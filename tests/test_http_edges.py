@@ -166,6 +166,18 @@ def test_a_body_that_will_be_refused_is_not_asked_for(server: Server) -> None:
     assert answer.status == 401
 
 
+@pytest.mark.parametrize("server", ["uvicorn"], indirect=True)
+@pytest.mark.parametrize("known, status", [(True, 413), (False, 401)])
+def test_a_client_that_still_sends_on_a_connection_that_will_close_gets_its_refusal(
+    server: Server, installation: Installation, known: bool, status: int
+) -> None:
+    key = installation.key() if known else "rk_nobody"
+    big = asked(pad="x" * (40 * 2**20))
+    request = request_bytes("POST", "/v1/messages", ("x-api-key", key), VERSION, CLOSE, body=big)
+    (answer,) = answers(converse(server, request))
+    assert (answer.status, json.loads(answer.body)["type"]) == (status, "error")
+
+
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 def test_a_client_that_wants_the_connection_closed_is_told_one_thing(
     server: Server, installation: Installation, version: str
