@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from accounts import selection
-from accounts.kinds import entrances
+from accounts.kinds import entrances, family_of
 from accounts.lineup import lineup
 from relay.call import Account, Call, Endpoint, Envelope, Key, new_call_id
 from relay.errors import RelayError
@@ -26,11 +26,15 @@ class Choice:
 
 def call_for(key: Key, model: str, *, dialect: str, accounts: Sequence[Account], now: float) -> Call:
     """The call that the key would make for the model, a conversation of its own; without a dialect, in the first one in
-    which an account can serve it."""
+    which an account can serve it, those that the key may use before all others."""
     known = entrances()
-    wanted = [dialect] if dialect else list(known)
+    wanted = [dialect] if dialect else sorted(known, key=lambda name: not permitted(key, name))
     calls = [imagined(key, model, known[name][0], now=now) for name in wanted]
     return next((call for call in calls if lineup(call, tuple(accounts)).able), calls[0])
+
+
+def permitted(key: Key, dialect: str) -> bool:
+    return not key.families or family_of(dialect) in key.families
 
 
 def imagined(key: Key, model: str, endpoint: Endpoint, *, now: float) -> Call:

@@ -46,6 +46,13 @@ def kinds() -> Mapping[str, Kind]:
     return PROVIDERS
 
 
+def family_of(dialect: str) -> str:
+    """What a key must be permitted to make calls of this dialect."""
+    from relay.dialects import DIALECTS
+
+    return DIALECTS[dialect].family
+
+
 @cache
 def entrances() -> Mapping[str, tuple[Endpoint, str]]:
     """Return the main endpoint of each dialect and the path under which clients call it."""

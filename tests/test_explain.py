@@ -121,6 +121,16 @@ def test_the_dialect_is_the_one_that_can_serve_the_model(settings: Any) -> None:
 
 
 @pytest.mark.django_db
+def test_a_dialect_that_the_key_may_use_goes_before_one_that_it_may_not(settings: Any) -> None:
+    settings.RELAY_INTERNAL_URL = NOBODY
+    make_key(families=["openai"])
+    make_account("serves-any-name")
+    create("openai", "other", ["credential.api_key=k"])
+    found = explain("--key", "mine", "--model", "gpt-5.6")
+    assert (found["dialect"], found["account"]) == ("openai_chat", "other")
+
+
+@pytest.mark.django_db
 def test_a_person_reads_a_table(settings: Any) -> None:
     settings.RELAY_INTERNAL_URL = NOBODY
     make_key()
