@@ -21,7 +21,7 @@ from apikeys.rules import counted
 from relay import internal
 from relay.call import Account, Call, Key
 from relay.dialects import DIALECTS
-from relay.errors import NotAuthenticated, RelayError
+from relay.errors import ModelNotFound, NotAuthenticated, RelayError
 from relay.models import UsageRecord
 from relay.state.base import Store
 from relay.state.memory import MemoryStore
@@ -87,12 +87,15 @@ async def foretell(
     """What a call would meet, step by step as the pipeline takes them; nothing is reserved or taken."""
     call = call_for(key, model, dialect=dialect, accounts=accounts, now=now)
     choice = await choose(call, accounts=accounts, store=store, now=now)
-    error = await refused(call, store=store, now=now) or choice.error
+    error = forbidden(call, now=now)
+    if error is None and not isinstance(choice.error, ModelNotFound):  # that no limit is asked for
+        error = await over_limit(call, store=store, now=now)
+    error = error or choice.error
     return told(key, model, choice, error)
 
 
-async def refused(call: Call, *, store: Store, now: float) -> RelayError | None:
-    """What stops the call before accounts are looked at, None = nothing."""
+def forbidden(call: Call, *, now: float) -> RelayError | None:
+    """What stops the call before it is one, None = nothing."""
     key, model = call.key, call.envelope.model
     if not key.active or (key.expires_at is not None and key.expires_at <= now):
         return NotAuthenticated("This API key is disabled or has expired.")
@@ -100,6 +103,12 @@ async def refused(call: Call, *, store: Store, now: float) -> RelayError | None:
         permit(key, family=DIALECTS[call.endpoint.dialect].family, model=model)
     except RelayError as error:
         return error
+    return None
+
+
+async def over_limit(call: Call, *, store: Store, now: float) -> RelayError | None:
+    """The limit of the key or its team that the call would not fit into, None = there is none."""
+    key, model = call.key, call.envelope.model
     limits = [limit for limit in counted(("key", key.id), key.limits) if limit.matches(model)]
     used = await store.used([limit.counter(now)[0] for limit in limits], now=now)
     for limit in limits:

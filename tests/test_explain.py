@@ -176,8 +176,8 @@ def test_what_cannot_be_explained_is_refused_by_name(words: tuple[str, ...], wro
 # -- what stops a call before accounts are looked at ---------------------------------------------------------
 
 
-def foretold(key: Key, *, store: MemoryStore | None = None) -> dict[str, Any]:
-    accounts = (account_cases.account("one"),)
+def foretold(key: Key, *, store: MemoryStore | None = None, **of_account: Any) -> dict[str, Any]:
+    accounts = (account_cases.account("one", **of_account),)
     return async_to_sync(foretell)(
         key, MODEL, dialect="anthropic", accounts=accounts, store=store or MemoryStore(), now=NOW
     )
@@ -211,6 +211,12 @@ def test_a_spent_budget_is_told_in_the_words_that_the_client_would_read() -> Non
     found = foretold(key, store=store)
     assert (found["status"], found["retry_after"]) == (402, 57600)
     assert found["message"].startswith("The budget of ")
+
+
+def test_a_model_that_no_account_can_serve_is_told_before_any_limit() -> None:
+    rule = LimitRule(id=3, scope="key", owner_id=1, metric="cost", amount=0, per="day")
+    found = foretold(key_of(limits=(rule,)), model_map={"another": "another"})
+    assert (found["status"], found["message"][:43]) == (404, "No account of this key serves the model 'cl")
 
 
 def test_named_resets_everywhere_are_told_as_429() -> None:
