@@ -31,6 +31,7 @@ from relay.providers.base import UpstreamRequest
 from relay.reply import Reply
 from relay.runtime import Runtime
 from relay.settlement import finish, refuse, settle
+from relay.state.base import StoreAway
 
 logger = logging.getLogger(__name__)
 
@@ -120,10 +121,16 @@ async def fly(flight: Flight, ranking: Ranking) -> Last:
     run, call = flight.run, flight.call
     accounts = ranking.accounts[: run.max_attempts]
     failures: list[UpstreamError] = []
+    away: StoreAway | None = None
     for position, account in enumerate(accounts):
         use = partial(demand_on, run, call, [account])
         flight.seat = account  # before it is taken: what is cut off meanwhile gives it back
-        if not await selection.take(call, account, store=run.store, now=time.time(), ranking=ranking, demand=use):
+        try:
+            taken = await selection.take(call, account, store=run.store, now=time.time(), ranking=ranking, demand=use)
+        except StoreAway as error:  # another account may have nothing that must be counted
+            away, taken = error, False
+            await selection.free(call, account, store=run.store)
+        if not taken:
             flight.seat = None
             continue
         try:
@@ -140,6 +147,8 @@ async def fly(flight: Flight, ranking: Ranking) -> Last:
                 flight.seat = None
     if failures:
         raise worst(failures)
+    if away is not None:
+        raise NoAccountAvailable(away.message, retry_after=away.retry_after, reason=away.reason)
     raise NoAccountAvailable("Every account that serves this model is busy.", retry_after=1, reason="all_slots_taken")
 
 

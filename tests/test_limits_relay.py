@@ -204,6 +204,19 @@ def test_a_limit_that_cannot_be_checked_refuses_or_admits_as_the_setting_says(
     assert call(relay, free).status_code == 200
 
 
+@pytest.mark.slow
+def test_an_account_whose_slots_cannot_be_counted_is_passed_over(
+    start_server: Callable[..., Server], installation: Installation
+) -> None:
+    installation.account(slots=5, priority=1)
+    relay, key = start_server(REDIS_URL=NO_REDIS), installation.key()
+    assert call(relay, key).status_code == 503
+    installation.account(priority=2)
+    installation.published()
+    assert call(relay, key).status_code == 200
+    assert [record.status for record in installation.records(key=key, count=2)] == ["refused", "ok"]
+
+
 @uvicorn
 def test_a_call_that_no_account_could_take_counts_nowhere(server: Server, installation: Installation) -> None:
     installation.account(slots=1)
