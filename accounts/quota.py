@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from accounts.snapshot import ACCOUNTS
 from apikeys import seeding
@@ -18,6 +19,17 @@ from relay.state.base import Hold, Refused, Settlement, Store, Unseeded
 
 NANO = 10**9
 NOTHING: Mapping[int, tuple[str, float]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class NotTaken:
+    """Why an account that was ranked did not take the call; `frees` is Unix seconds, infinity = it never can.
+    `unbounded` names what in the body a strict limit of the account can't bound."""
+
+    reason: str
+    frees: float
+    unbounded: str = ""
+
 
 # What this process has reserved on accounts for calls under way: call id -> account id -> holds.
 _held: dict[str, dict[int, tuple[Hold, ...]]] = {}
@@ -53,25 +65,28 @@ def spent(
     return found
 
 
-def in_words(rule: LimitRule, end: float, *, now: float) -> str:
+def in_words(rule: LimitRule, end: float, *, now: float, state: str = "are used up") -> str:
     """A used-up limit as a reason: "its 5 USD per day are used up, for 3600 s more"."""
+    return f"{subject(rule)} {state}" + (f", for {math.ceil(end - now)} s more" if rule.per != "total" else "")
+
+
+def subject(rule: LimitRule) -> str:
     amount = f"{rule.amount / NANO:g} USD" if rule.metric == "cost" else f"{rule.amount} {rule.metric}"
-    if rule.per == "total":
-        return f"its {amount} in total are used up"
-    return f"its {amount} per {rule.per} are used up, for {math.ceil(end - now)} s more"
+    return f"its {amount} " + ("in total" if rule.per == "total" else f"per {rule.per}")
 
 
 async def reserve(
     call: Call, account: Account, *, store: Store, demand: Callable[[], Demand] | None, now: float
-) -> bool:
-    """Hold the call's share of the account's limits until `settle`; False where one has nothing left."""
+) -> NotTaken | None:
+    """Hold the call's share of the account's limits until `settle`; returns why not where one has too little left."""
     if not account.limits:
-        return True
+        return None
     limits = limits_of(account, call.envelope.model, metered=call.endpoint.metered)
     try:
         holds = wanted(limits, demand or no_estimate, at=call.created_at)
     except InvalidRequest:  # a strict limit of the account, and a call without an upper bound
-        return False
+        field = (demand or no_estimate)().unbounded
+        return NotTaken(f"its limit is strict, and the call has no upper bound: {field}", math.inf, field)
     owner = f"{call.id}@{account.id}"
     try:
         taken = await store.reserve(owner, holds, now=now, lease=LEASE)
@@ -79,9 +94,21 @@ async def reserve(
         await seeding.seed(store, [limit.rule for limit in limits], now=now)
         taken = await store.reserve(owner, holds, now=now, lease=LEASE)
     if isinstance(taken, Refused):
-        return False
+        return too_little(limits[holds.index(taken.hold)], taken, at=call.created_at, now=now)
     _held.setdefault(call.id, {})[account.id] = holds
-    return True
+    return None
+
+
+def too_little(limit: Counted, refused: Refused, *, at: float, now: float) -> NotTaken:
+    """Why the call does not fit into a limit of the account, and until when."""
+    rule, hold = limit.rule, refused.hold
+    if rule.metric == "concurrency":
+        return NotTaken(f"all of its {rule.amount} calls at a time are in flight", now)
+    if not hold.over and hold.amount > hold.cap:
+        return NotTaken(f"{subject(rule)} are less than this call could use", math.inf)
+    end = limit.period(at).end
+    state = "are used up" if refused.used >= hold.cap else "have too little left for this call"
+    return NotTaken(in_words(rule, end, now=now, state=state), end)
 
 
 async def ensure_seeded(store: Store, accounts: Iterable[Account], *, now: float) -> None:

@@ -13,16 +13,20 @@ from operator import itemgetter
 from typing import Any
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from accounts import health, quota
 from accounts.lineup import Candidate, Lineup, able, eligible
+from accounts.quota import NotTaken
 from accounts.turns import Turns
 from relay.call import Account, Call, Demand
-from relay.errors import NoAccountAvailable, RelayError, UpstreamOverloaded
+from relay.errors import InvalidRequest, NoAccountAvailable, RelayError, UpstreamOverloaded
 from relay.state.base import Admitted, Question, Rest, Store
 
 __all__ = [
     "TURNS",
+    "UNBOUNDED",
+    "UNCOUNTED",
     "Picture",
     "Ranking",
     "able",
@@ -30,6 +34,8 @@ __all__ = [
     "decide",
     "eligible",
     "free",
+    "none_took",
+    "passed_over",
     "question",
     "rank",
     "take",
@@ -43,6 +49,8 @@ LONGEST_WAIT = 1800.0
 LISTED = 100  # accounts named on a record
 
 TURNS = Turns()
+UNBOUNDED = "unbounded_on_strict_limit"
+UNCOUNTED = NotTaken("its slots or limits can't be counted at the moment", math.inf)
 
 
 class Picture(Struct, frozen=True):
@@ -67,6 +75,7 @@ class Ranking(Struct, frozen=True):
     pinned: int | None = None
     pin: bool = True  # False where the conversation's own account is only full: it stays the conversation's own
     taken: int = 0  # the first account, where the call has its slot and the conversation already
+    frees: float = math.inf  # Unix seconds: when the first of those left out may take it
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +182,7 @@ def decide(call: Call, found: Lineup, picture: Picture, *, now: float) -> Rankin
         pinned=picture.pinned,
         pin=not any(out.candidate.account.id == picture.pinned and out.frees <= now + FULL for out in left),
         taken=picture.taken if taken[0][1].account.id == picture.taken else 0,
+        frees=min([out.frees for out in left]) if left else math.inf,
     )
 
 
@@ -246,6 +256,7 @@ def last_resort(found: Lineup, left: list[LeftOut], picture: Picture, *, now: fl
             account.id: tuple(rest.model for rest in known_rests(out.candidate, picture)) for _, account, out in guesses
         },
         pinned=picture.pinned,
+        frees=min([out.frees for out in others]) if others else math.inf,
     )
 
 
@@ -280,11 +291,12 @@ async def take(
     now: float,
     ranking: Ranking | None = None,
     demand: Callable[[], Demand] | None = None,
-) -> bool:
+) -> NotTaken | None:
     """Take the account for one attempt: its slot, its limits, its probe where it recovers, and the conversation's pin.
 
-    Returns False where another call was faster. `free` gives the slot back, `quota.settle` what the limits hold;
-    `demand` (what the call may use on this account) is asked only where the account has limits on tokens or cost.
+    Returns why not, where another call was faster or this one does not fit into a limit. `free` gives the slot back,
+    `quota.settle` what the limits hold; `demand` (what the call may use on this account) is asked only where it has
+    limits on tokens or cost.
     """
     models = ranking.recovering.get(account.id, ()) if ranking else ()
     pin = pinning(call, account, ranking, now=now)
@@ -292,19 +304,53 @@ async def take(
         at_once = pin if not models and not account.limits else None
         slots = 0 if call.origin == "operator" else account.slots
         if not await store.take_slot(account.id, call.id, slots=slots, now=now, lease=LEASE, pin=at_once):
-            return False
+            return NotTaken(f"all {slots} slots taken", now)
         pin = None if at_once else pin
     free_to_go = ranking is None or account.id not in ranking.probes
-    if not (free_to_go or await goes_first(call, account, models, store=store, now=now)) or not await quota.reserve(
-        call, account, store=store, demand=demand, now=now
-    ):
+    if free_to_go or await goes_first(call, account, models, store=store, now=now):
+        out = await quota.reserve(call, account, store=store, demand=demand, now=now)
+    else:
+        out = NotTaken("another call goes first after its rest", now)
+    if out is not None:
         await store.free_slot(account.id, call.id)
-        return False
+        return out
     health.expect_recovery(account.id, models)
     TURNS.took(account)
     if pin is not None:
         await store.set_affinity(pin.key_id, pin.conversation, account.id, now=now, ttl=pin.kept)
-    return True
+    return None
+
+
+def passed_over(ranking: Ranking, account: Account, out: NotTaken) -> Ranking:
+    """The ranking, with why the account did not take the call in the place of why it stood there."""
+    reasons = [(name, out.reason if name == account.name else why) for name, why in ranking.reasons]
+    return replace(ranking, reasons=tuple(reasons))
+
+
+def none_took(ranking: Ranking, outs: Sequence[NotTaken], *, now: float) -> RelayError:
+    """The error where no ranked account took the call; no account is named in its message."""
+    unasked = len(ranking.accounts) > len(outs)
+    frees = now if unasked else min(ranking.frees, *(out.frees for out in outs))
+    if math.isfinite(frees):
+        wait = math.ceil(min(LONGEST_WAIT, max(1.0, frees - now)))
+        if wait > 1:
+            message = f"No account can take this call now; the first may be free again in {wait} s."
+            return NoAccountAvailable(message, retry_after=wait)
+        message = "Every account that serves this model is busy."
+        return NoAccountAvailable(message, retry_after=wait, reason="all_slots_taken")
+    if unbounded := next((out.unbounded for out in outs if out.unbounded), ""):
+        return InvalidRequest(
+            f"{unbounded}: the accounts that serve this model have strict limits, and what the call may use has no "
+            f"upper bound because of `{unbounded}`. Set or change it.",
+            reason=UNBOUNDED,
+        )
+    error = NoAccountAvailable(
+        "This call could use more than the accounts that serve this model may use. Ask for less output.",
+        retry_after=LONGEST_WAIT,
+        reason="account_limits",
+    )
+    error.should_retry = False
+    return error
 
 
 async def goes_first(call: Call, account: Account, models: tuple[str, ...], *, store: Store, now: float) -> bool:

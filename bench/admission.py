@@ -97,7 +97,7 @@ async def carry(store: Store, key: Key) -> None:
     held = await admission.reserve(store, call, lambda: DEMAND, now=now, question=question)
     ranking = await selection.rank(call, found, store=store, now=now, seen=held.seen)
     account = ranking.accounts[0]
-    if not await selection.take(call, account, store=store, now=now, ranking=ranking, demand=lambda: DEMAND):
+    if await selection.take(call, account, store=store, now=now, ranking=ranking, demand=lambda: DEMAND) is not None:
         raise RuntimeError("the account could not be taken")
     record = Record(id=call.id, created_at=now, status="ok", duration_ms=9, input_tokens=25, output_tokens=150)
     await store.settle(admission.settlement_of(held, record, seats=(account.id,)))

@@ -9,6 +9,7 @@ from functools import partial
 
 from accounts import health, selection
 from accounts.lineup import Lineup
+from accounts.quota import NotTaken
 from accounts.selection import Ranking
 from accounts.snapshot import ACCOUNTS
 from apikeys import admission
@@ -121,17 +122,20 @@ async def fly(flight: Flight, ranking: Ranking) -> Last:
     run, call = flight.run, flight.call
     accounts = ranking.accounts[: run.max_attempts]
     failures: list[UpstreamError] = []
+    outs: list[NotTaken] = []
     away: StoreAway | None = None
     for position, account in enumerate(accounts):
         use = partial(demand_on, run, call, [account])
         flight.seat = account  # before it is taken: what is cut off meanwhile gives it back
         try:
-            taken = await selection.take(call, account, store=run.store, now=time.time(), ranking=ranking, demand=use)
+            out = await selection.take(call, account, store=run.store, now=time.time(), ranking=ranking, demand=use)
         except StoreAway as error:  # another account may have nothing that must be counted
-            away, taken = error, False
+            away, out = error, selection.UNCOUNTED
             await selection.free(call, account, store=run.store)
-        if not taken:
+        if out is not None:
             flight.seat = None
+            outs.append(out)
+            ranking = flight.ranking = selection.passed_over(ranking, account, out)
             continue
         try:
             return await attempt(flight, account)
@@ -149,7 +153,7 @@ async def fly(flight: Flight, ranking: Ranking) -> Last:
         raise worst(failures)
     if away is not None:
         raise NoAccountAvailable(away.message, retry_after=away.retry_after, reason=away.reason)
-    raise NoAccountAvailable("Every account that serves this model is busy.", retry_after=1, reason="all_slots_taken")
+    raise selection.none_took(ranking, outs, now=time.time())
 
 
 async def attempt(flight: Flight, account: Account) -> Last:

@@ -7,12 +7,13 @@ import time
 from typing import TYPE_CHECKING
 
 from accounts import health, quota, selection
+from accounts.selection import UNBOUNDED
 from apikeys import admission
 from relay import metering, metrics
 from relay.answer import Last, own_headers
 from relay.call import CallStatus, Endpoint, Key, Outcome, Record, Usage, UsageSource
 from relay.dialects import DIALECTS
-from relay.errors import Interrupted, NoAccountAvailable, NotRecordable, RelayError, UpstreamError
+from relay.errors import Interrupted, InvalidRequest, NoAccountAvailable, NotRecordable, RelayError, UpstreamError
 from relay.flight import ClientLeft, Flight, clean
 from relay.providers import PROVIDERS
 from relay.reply import Head
@@ -34,7 +35,7 @@ def status_of(error: End, *, in_band: str, client_left: bool) -> CallStatus:
         return CallStatus.INTERRUPTED
     if isinstance(error, UpstreamError) or (error is None and in_band):
         return CallStatus.UPSTREAM_ERROR
-    if isinstance(error, NoAccountAvailable):
+    if isinstance(error, NoAccountAvailable) or (isinstance(error, InvalidRequest) and error.reason == UNBOUNDED):
         return CallStatus.REFUSED
     if error is not None:
         return CallStatus.INTERRUPTED

@@ -186,6 +186,20 @@ def test_a_key_learns_what_it_may_and_where_it_stands(server: Server, installati
     assert "Bearer" not in str(told) and key not in str(told) + str(usage)
 
 
+@uvicorn
+def test_what_never_fits_into_a_strict_limit_of_an_account_is_told(server: Server, installation: Installation) -> None:
+    account = installation.account()
+    Limit.objects.create(account=account, metric="cost", amount=10_000_000, per="day", strict=True)
+    installation.published()
+    key = installation.key()
+    unpriced, large = call(server, key, model="claude-unpriced-x"), call(server, key, max_tokens=1_000_000)
+    assert (unpriced.status_code, large.status_code) == (400, 503)
+    assert large.headers["x-should-retry"] == "false" and "retry-after" in large.headers
+    records = installation.records(key=key, count=2)
+    assert [record.status for record in records] == ["refused", "refused"]
+    assert records[1].candidates[0]["reason"] == "its 0.01 USD per day are less than this call could use"
+
+
 NO_REDIS = "redis://127.0.0.1:9/0"  # nothing listens on the discard port
 
 

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync
+from msgspec.structs import replace
 
 from accounts import quota
 from accounts.events import moment
-from accounts.selection import Ranking, able, rank, take
+from accounts.quota import NotTaken
+from accounts.selection import Ranking, able, none_took, passed_over, rank, take
 from accounts.snapshot import ACCOUNTS
 from relay.call import Account, Call, Demand, LimitRule, Record, new_call_id
 from relay.errors import NoAccountAvailable
@@ -45,7 +47,11 @@ def ranked(asked: Call, *accounts: Account, store: MemoryStore) -> Ranking:
 
 
 def taken(asked: Call, of: Account, *, store: MemoryStore) -> bool:
-    return async_to_sync(take)(asked, of, store=store, now=NOW, demand=lambda: USE)
+    return out_of(asked, of, store=store) is None
+
+
+def out_of(asked: Call, of: Account, *, store: MemoryStore, use: Demand = USE) -> NotTaken | None:
+    return async_to_sync(take)(asked, of, store=store, now=NOW, demand=lambda: use)
 
 
 def settled(asked: Call, of: Account, *, store: MemoryStore, cost: int = 0, tokens: int = 0) -> None:
@@ -106,7 +112,31 @@ def test_a_strict_quota_holds_the_worst_case_and_is_never_overrun() -> None:
 def test_a_call_without_an_upper_bound_goes_past_a_strict_quota() -> None:
     daily = limited("tokens", 10_000, strict=True)
     unbounded = Demand(tokens=1, cost=1, worst_tokens=1, worst_cost=1, unbounded="max_tokens")
-    assert not async_to_sync(take)(call(), daily, store=seeded(daily), now=NOW, demand=lambda: unbounded)
+    out = out_of(call(), daily, store=seeded(daily), use=unbounded)
+    assert out is not None and out.unbounded == "max_tokens"
+    ranking = ranked(call(), daily, store=seeded(daily))
+    told, later = none_took(ranking, [out], now=NOW), none_took(replace(ranking, frees=NOW + 30), [out], now=NOW)
+    assert (told.status, told.message[:24]) == (400, "max_tokens: the accounts")
+    assert (later.status, later.retry_after) == (503, 30)
+
+
+def test_a_call_that_does_not_fit_is_told_why_and_how_long() -> None:
+    daily = limited("tokens", 120, strict=True)
+    store = seeded(daily)
+    ranking = ranked(call(), daily, store=store)
+    out = [out_of(call(), daily, store=store) for _ in range(3)][-1]
+    assert out is not None
+    reason = "its 120 tokens per day have too little left for this call, for 57600 s more"
+    assert passed_over(ranking, daily, out).reasons == (("limited", reason),)
+    assert none_took(ranking, [out], now=NOW).retry_after == 1800
+
+
+def test_a_call_that_never_fits_is_not_told_to_come_again() -> None:
+    daily = limited("tokens", 40, strict=True)
+    store = seeded(daily)
+    out = out_of(call(), daily, store=store)
+    assert out is not None and out.reason == "its 40 tokens per day are less than this call could use"
+    assert none_took(ranked(call(), daily, store=store), [out], now=NOW).should_retry is False
 
 
 def test_a_limit_for_some_models_counts_only_those() -> None:
@@ -154,8 +184,8 @@ def test_recovery_counts_no_finished_call_that_a_seed_has() -> None:
 @pytest.mark.django_db
 def test_a_store_that_knows_nothing_yet_is_seeded_from_the_ledger_first() -> None:
     daily, store = limited("requests", 1), MemoryStore()
-    assert async_to_sync(take)(call(), daily, store=store, now=NOW, demand=lambda: USE)
-    assert not async_to_sync(take)(call(), daily, store=store, now=NOW, demand=lambda: USE)
+    assert taken(call(), daily, store=store)
+    assert not taken(call(), daily, store=store)
 
 
 @pytest.mark.django_db
@@ -177,4 +207,4 @@ def test_what_the_ledger_knows_is_seeded_before_the_first_call() -> None:
 
 
 def test_accounts_without_limits_ask_no_store() -> None:
-    assert async_to_sync(quota.reserve)(call(), account("a"), store=MemoryStore(), demand=None, now=NOW)
+    assert async_to_sync(quota.reserve)(call(), account("a"), store=MemoryStore(), demand=None, now=NOW) is None

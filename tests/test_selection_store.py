@@ -43,10 +43,14 @@ def run(asked: Call, *accounts: Account, store: MemoryStore, now: float = NOW) -
     return async_to_sync(rank)(asked, able(asked, accounts), store=store, now=now)
 
 
+def took(asked: Call, item: Account, *, store: MemoryStore, now: float, ranking: Ranking) -> bool:
+    return async_to_sync(take)(asked, item, store=store, now=now, ranking=ranking) is None
+
+
 def take_first(asked: Call, ranking: Ranking, *, store: MemoryStore, now: float) -> Account:
     """What the pipeline does: take the first that can be taken."""
     for item in ranking.accounts:
-        if async_to_sync(take)(asked, item, store=store, now=now, ranking=ranking):
+        if took(asked, item, store=store, now=now, ranking=ranking):
             return item
     raise AssertionError("none could be taken")
 
@@ -160,8 +164,7 @@ def test_slots_are_never_overfilled_by_rankings_made_at_the_same_moment() -> Non
     asked = [call() for _ in range(10)]
     rankings = [run(item, small, store=store) for item in asked]
     taken = [
-        async_to_sync(take)(item, small, store=store, now=NOW, ranking=ranking)
-        for item, ranking in zip(asked, rankings, strict=True)
+        took(item, small, store=store, now=NOW, ranking=ranking) for item, ranking in zip(asked, rankings, strict=True)
     ]
     assert taken.count(True) == 3
 
@@ -189,8 +192,8 @@ def test_after_a_rest_one_call_goes_first_and_its_answer_opens_the_account() -> 
     probe, other, after = call(), call(), call()
     rankings = [run(item, A, B, store=store, now=later) for item in (probe, other)]
     assert dict(rankings[0].reasons)["a"] == "priority 50, first call after its rest"
-    assert async_to_sync(take)(probe, A, store=store, now=later, ranking=rankings[0])
-    assert not async_to_sync(take)(other, A, store=store, now=later, ranking=rankings[1])
+    assert took(probe, A, store=store, now=later, ranking=rankings[0])
+    assert not took(other, A, store=store, now=later, ranking=rankings[1])
     assert async_to_sync(stores.in_flight)(store, [A.id], now=later) == {A.id: 1}
     async_to_sync(health.answered)(store, A, MODEL, now=later)
     assert run(after, A, B, store=store, now=later).recovering == {}
@@ -206,11 +209,8 @@ def test_where_no_other_is_left_nobody_waits_for_the_probe_but_for_a_rejected_cr
     async_to_sync(store.rest)(Rest(A.id, model, NOW, cause, named=cause == "429"), now=NOW - 60)
     asked = [call(), call()]
     rankings = [run(item, A, store=store) for item in asked]
-    took = [
-        async_to_sync(take)(item, A, store=store, now=NOW, ranking=ranking)
-        for item, ranking in zip(asked, rankings, strict=True)
-    ]
-    assert took == [True, both_go]
+    went = [took(item, A, store=store, now=NOW, ranking=ranking) for item, ranking in zip(asked, rankings, strict=True)]
+    assert went == [True, both_go]
 
 
 def test_a_probe_that_fails_rests_the_account_again() -> None:
@@ -219,7 +219,7 @@ def test_a_probe_that_fails_rests_the_account_again() -> None:
         async_to_sync(health.failed)(store, A, MODEL, failing("5xx", 500), last=False, now=NOW)
     later, probe = NOW + 301, call()
     ranking = run(probe, A, B, store=store, now=later)
-    assert async_to_sync(take)(probe, A, store=store, now=later, ranking=ranking)
+    assert took(probe, A, store=store, now=later, ranking=ranking)
     async_to_sync(health.failed)(store, A, MODEL, failing("5xx", 500), last=False, now=later)
     assert names(run(call(), A, B, store=store, now=later)) == ["b"]
 
@@ -228,9 +228,9 @@ def test_a_probe_that_died_leaves_its_place_to_another() -> None:
     store = MemoryStore()
     async_to_sync(health.failed)(store, A, MODEL, failing(), last=False, now=NOW)
     later, lost, next_one = NOW + 601, call(), call()
-    assert async_to_sync(take)(lost, A, store=store, now=later, ranking=run(lost, A, B, store=store, now=later))
+    assert took(lost, A, store=store, now=later, ranking=run(lost, A, B, store=store, now=later))
     later += selection.PROBE_LEASE + 1
-    assert async_to_sync(take)(next_one, A, store=store, now=later, ranking=run(next_one, A, B, store=store, now=later))
+    assert took(next_one, A, store=store, now=later, ranking=run(next_one, A, B, store=store, now=later))
 
 
 def test_the_last_one_left_is_tried_without_waiting_for_a_probe() -> None:
@@ -239,7 +239,7 @@ def test_the_last_one_left_is_tried_without_waiting_for_a_probe() -> None:
     asked = [call(), call()]
     for item in asked:
         ranking = run(item, A, store=store, now=NOW + 1)
-        assert async_to_sync(take)(item, A, store=store, now=NOW + 1, ranking=ranking)
+        assert took(item, A, store=store, now=NOW + 1, ranking=ranking)
     async_to_sync(health.succeeded)(store, A, MODEL, now=NOW + 2)
     assert async_to_sync(store.rests)(now=NOW + 2) == {}
 
@@ -271,7 +271,8 @@ def test_conversations_and_rests_are_the_same_wherever_a_call_comes_in(kind: str
                 asked = call(conversation=f"c{number % 10}")
                 side = (here, there)[number % 3 == 0]
                 ranking = await rank(asked, able(asked, THREE), store=side, now=NOW + number)
-                assert await take(asked, ranking.accounts[0], store=side, now=NOW + number, ranking=ranking)
+                out = await take(asked, ranking.accounts[0], store=side, now=NOW + number, ranking=ranking)
+                assert out is None
                 name = ranking.accounts[0].name
                 assert pinned.setdefault(asked.envelope.affinity, name) == name
                 await free(asked, ranking.accounts[0], store=side)
@@ -335,7 +336,8 @@ def test_a_conversation_costs_one_round_trip_before_the_upstream_and_one_after_i
                 store, asked, never, now=NOW, question=selection.question(asked, able(asked, accounts), now=NOW)
             )
             ranking = await rank(asked, able(asked, accounts), store=store, now=NOW, seen=held.seen)
-            assert await take(asked, ranking.accounts[0], store=store, now=NOW, ranking=ranking)
+            out = await take(asked, ranking.accounts[0], store=store, now=NOW, ranking=ranking)
+            assert out is None
             before.append(len(made))
             made.clear()
             record = Record(id=asked.id, created_at=NOW, status="ok", duration_ms=20)
