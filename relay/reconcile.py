@@ -17,7 +17,7 @@ from django.db.models import Min, QuerySet, Sum
 
 from relay.models import Quarantine, RollUpMark, UsageCorrection, UsageDay, UsageHour, UsageRecord
 from relay.partitions import first_id, records_begin
-from relay.rollup import day_bounds, days_of
+from relay.rollup import day_bounds, days_of, first_hour
 from relay.segments import waiting
 from relay.sums import DIMENSIONS, HOUR, MEASURES, Group, hour_of, made_at, shifts, sums
 
@@ -81,7 +81,7 @@ def reconcile(*, now: datetime, since: datetime | None = None, journals: Path | 
     report = Report(since=since.isoformat() if since else None)
     # What can't be compared: hours before `since`, and those whose records were dropped.
     bound = max((hour_of(at) for at in (since, records_begin()) if at is not None), default=None)
-    hours = sorted(_hours(bound or _first_hour(now)))
+    hours = sorted(_hours(bound or first_hour(now)))
     days = sorted(
         {day for hour in hours for day in days_of(hour)} | set(UsageDay.objects.values_list("day", flat=True))
     )
@@ -95,17 +95,6 @@ def reconcile(*, now: datetime, since: datetime | None = None, journals: Path | 
     report.hours, report.days = len(hours), len(days)
     _count_what_waits(report, now=now, journals=journals or Path(settings.RELAY_DATA_DIR) / "journal")
     return report
-
-
-def _first_hour(now: datetime) -> datetime:
-    """The first hour of all, that of `now` where there is nothing."""
-    first = UsageRecord.objects.order_by("pk").values_list("pk", flat=True).first()
-    known = [
-        UsageHour.objects.aggregate(at=Min("hour"))["at"],
-        UsageCorrection.objects.aggregate(at=Min("booked_at"))["at"],
-        made_at(first) if first else None,
-    ]
-    return hour_of(min((at for at in known if at is not None), default=now))
 
 
 def _hours(start: datetime) -> set[datetime]:

@@ -18,10 +18,11 @@ from zoneinfo import ZoneInfo
 
 from django.conf import settings
 from django.db import DataError, connection, transaction
+from django.db.models import Min
 
-from relay.models import RollUpMark
+from relay.models import RollUpMark, UsageCorrection, UsageDay, UsageHour, UsageRecord
 from relay.partitions import records_begin
-from relay.sums import DIMENSIONS, HOUR, MEASURES, NAMES, Figures, Group, hour_of, sums
+from relay.sums import DIMENSIONS, HOUR, MEASURES, NAMES, Figures, Group, hour_of, made_at, sums
 
 log = logging.getLogger(__name__)
 GAP_SECONDS = 0.01
@@ -45,9 +46,22 @@ def mark(times: Iterable[datetime]) -> None:
 
 
 def mark_since(since: datetime, *, until: datetime) -> None:
-    """Have all hours from that of `since` to that of `until` rolled up again."""
-    hours = int((hour_of(until) - hour_of(since)) / HOUR) + 1
-    mark(hour_of(since) + HOUR * number for number in range(hours))
+    """Have all hours from that of `since`, or the first with anything in it, to that of `until` rolled up again."""
+    start = max(hour_of(since), first_hour(until))
+    mark(start + HOUR * number for number in range(int((hour_of(until) - start) / HOUR) + 1))
+
+
+def first_hour(now: datetime) -> datetime:
+    """The first hour in which anything counts or was rolled up, that of `now` where there is nothing."""
+    record = UsageRecord.objects.order_by("pk").values_list("pk", flat=True).first()
+    day = UsageDay.objects.aggregate(at=Min("day"))["at"]
+    known = [
+        UsageHour.objects.aggregate(at=Min("hour"))["at"],
+        UsageCorrection.objects.aggregate(at=Min("booked_at"))["at"],
+        made_at(record) if record else None,
+        day_bounds(day)[0] if day else None,
+    ]
+    return hour_of(min((at for at in known if at is not None), default=now))
 
 
 def roll_up() -> RolledUp:

@@ -264,9 +264,20 @@ def test_an_hour_whose_sum_fits_no_column_stops_no_other_and_keeps_its_marks() -
 def test_since_rolls_up_hours_that_nobody_marked() -> None:
     book(NOON, marked=False)
     UsageHour.objects.create(hour=NOON + HOUR, calls=9)
-    mark_since(NOON - HOUR, until=NOON + 2 * HOUR)
-    assert roll_up() == RolledUp(hours=4)
+    mark_since(NOON, until=NOON + 2 * HOUR)
+    assert roll_up() == RolledUp(hours=3)
     assert [(row["hour"], row["calls"]) for row in hour_rows()] == [(NOON, 1)]
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(("filled", "first"), [(True, NOON - HOUR), (False, NOON)])
+def test_since_long_ago_marks_no_hour_before_the_first_that_has_anything(filled: bool, first: datetime) -> None:
+    if filled:
+        book(NOON, marked=False)
+        UsageCorrection.objects.create(record_id=UUID(int=1), booked_at=NOON - HOUR, author="ada", reason="test")
+    mark_since(datetime(1970, 1, 1, tzinfo=UTC), until=NOON)
+    assert RollUpMark.objects.order_by("hour").values_list("hour", flat=True).first() == first
+    assert RollUpMark.objects.count() == (NOON - first) // HOUR + 1
 
 
 ZONES = sorted(available_timezones() - {"Factory", "localtime"})
