@@ -2,24 +2,50 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import dj_database_url
+from django.core.exceptions import ImproperlyConfigured
 
 from relay_site.admin import UNFOLD as UNFOLD
 
 BASE_DIR = Path(__file__).resolve().parent.parent
+SHORTEST, MOST = 0.001, 1e9  # of what is set here as a number
 
 
 def env(name: str, default: str = "") -> str:
     return os.environ.get(name, "").strip() or default
 
 
-def env_seconds(name: str, default: float) -> float:
-    return float(env(name) or default)
+def env_number(name: str, default: float, *, least: float = 0) -> float:
+    """A number, seconds where nothing else is said; raises `ImproperlyConfigured` for what would only fail later."""
+    text = env(name)
+    try:
+        number = float(text or default)
+    except ValueError:
+        number = math.nan
+    if not least <= number <= MOST:
+        raise ImproperlyConfigured(f"{name}={text}: must be a number from {least:g} to {MOST:,.0f}.")
+    return number
+
+
+def env_whole(name: str, default: int, *, least: int = 0) -> int:
+    number = env_number(name, default, least=least)
+    if number != int(number):
+        raise ImproperlyConfigured(f"{name}={env(name)}: must be a whole number.")
+    return int(number)
+
+
+def env_choice(name: str, choices: tuple[str, ...]) -> str:
+    """One of these words; the first is the default."""
+    word = env(name, choices[0])
+    if word not in choices:
+        raise ImproperlyConfigured(f"{name}={word}: must be {' or '.join(choices)}.")
+    return word
 
 
 def env_bool(name: str, *, default: bool = False) -> bool:
@@ -32,26 +58,26 @@ RELAY_DATA_DIR = Path(env("RELAY_DATA_DIR") or BASE_DIR / "var").resolve()
 RELAY_DATA_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)  # who called whom, sessions, credentials
 DEFAULT_BIND = "127.0.0.1:8000"
 RELAY_BIND = env("RELAY_BIND", DEFAULT_BIND)
-RELAY_MAX_BODY_BYTES = int(float(env("RELAY_MAX_BODY_MB") or 32) * 1024 * 1024)
-RELAY_CONNECT_TIMEOUT = env_seconds("RELAY_CONNECT_TIMEOUT", 10)
-RELAY_FIRST_BYTE_TIMEOUT = env_seconds("RELAY_FIRST_BYTE_TIMEOUT", 600)
-RELAY_IDLE_TIMEOUT = env_seconds("RELAY_IDLE_TIMEOUT", 300)
-RELAY_TOTAL_TIMEOUT = env_seconds("RELAY_TOTAL_TIMEOUT", 3600)
-RELAY_COMMIT_AFTER = env_seconds("RELAY_COMMIT_AFTER", 45)
-RELAY_KEEP_ALIVE_AFTER = env_seconds("RELAY_KEEP_ALIVE_AFTER", 15)
-RELAY_MAX_ATTEMPTS = int(env("RELAY_MAX_ATTEMPTS") or 4)
-RELAY_MAX_DRAINING = int(env("RELAY_MAX_DRAINING") or 200)
-RELAY_DRAIN_SECONDS = env_seconds("RELAY_DRAIN_SECONDS", 600)
-RELAY_SHUTDOWN_SECONDS = env_seconds("RELAY_SHUTDOWN_SECONDS", 60)
-RELAY_SNAPSHOT_POLL = env_seconds("RELAY_SNAPSHOT_POLL", 0.5)
-RELAY_LEDGER_INTERVAL = env_seconds("RELAY_LEDGER_INTERVAL", 0.25)
+RELAY_MAX_BODY_BYTES = int(env_number("RELAY_MAX_BODY_MB", 32, least=SHORTEST) * 2**20)
+RELAY_CONNECT_TIMEOUT = env_number("RELAY_CONNECT_TIMEOUT", 10, least=SHORTEST)
+RELAY_FIRST_BYTE_TIMEOUT = env_number("RELAY_FIRST_BYTE_TIMEOUT", 600, least=SHORTEST)
+RELAY_IDLE_TIMEOUT = env_number("RELAY_IDLE_TIMEOUT", 300, least=SHORTEST)
+RELAY_TOTAL_TIMEOUT = env_number("RELAY_TOTAL_TIMEOUT", 3600, least=SHORTEST)
+RELAY_COMMIT_AFTER = env_number("RELAY_COMMIT_AFTER", 45)
+RELAY_KEEP_ALIVE_AFTER = env_number("RELAY_KEEP_ALIVE_AFTER", 15)
+RELAY_MAX_ATTEMPTS = env_whole("RELAY_MAX_ATTEMPTS", 4, least=1)
+RELAY_MAX_DRAINING = env_whole("RELAY_MAX_DRAINING", 200)
+RELAY_DRAIN_SECONDS = env_number("RELAY_DRAIN_SECONDS", 600)
+RELAY_SHUTDOWN_SECONDS = env_number("RELAY_SHUTDOWN_SECONDS", 60)
+RELAY_SNAPSHOT_POLL = env_number("RELAY_SNAPSHOT_POLL", 0.5, least=SHORTEST)
+RELAY_LEDGER_INTERVAL = env_number("RELAY_LEDGER_INTERVAL", 0.25, least=SHORTEST)
 # What the database has stays in the journal for `ship_journal --since`, as long and as much as this.
-RELAY_JOURNAL_KEEP_SECONDS = env_seconds("RELAY_JOURNAL_KEEP_HOURS", 72) * 3600
-RELAY_JOURNAL_KEEP_BYTES = int(env("RELAY_JOURNAL_KEEP_MB") or 10240) * 2**20
-RELAY_JOURNAL_FREE_BYTES = int(env("RELAY_JOURNAL_FREE_MB") or 1024) * 2**20
+RELAY_JOURNAL_KEEP_SECONDS = env_number("RELAY_JOURNAL_KEEP_HOURS", 72) * 3600
+RELAY_JOURNAL_KEEP_BYTES = env_whole("RELAY_JOURNAL_KEEP_MB", 10240) * 2**20
+RELAY_JOURNAL_FREE_BYTES = env_whole("RELAY_JOURNAL_FREE_MB", 1024) * 2**20
 # Records older than so many whole months are dropped, their roll-ups kept; 0 = never.
-RELAY_RETENTION_MONTHS = int(env("RELAY_RETENTION_MONTHS") or 0)
-RELAY_LIMITS_FAIL = env("RELAY_LIMITS_FAIL", "closed")
+RELAY_RETENTION_MONTHS = env_whole("RELAY_RETENTION_MONTHS", 0)
+RELAY_LIMITS_FAIL = env_choice("RELAY_LIMITS_FAIL", ("closed", "open"))
 # Whose x-forwarded-for and -proto are believed: relay_site/asgi.py puts them into the scope, for everybody.
 RELAY_TRUSTED_PROXIES = [item.strip() for item in env("RELAY_TRUSTED_PROXIES").split(",") if item.strip()]
 REPORT_TIME_ZONE = env("REPORT_TIME_ZONE", "UTC")
@@ -175,7 +201,7 @@ else:
     # The pool tries one connection at a time, after each failure twice as long later: told to give up early, it begins
     # anew with the next who asks. By its default of 300 s it would sleep as long again as the database had been away.
     DATABASES["default"]["OPTIONS"] = {
-        "pool": {"min_size": 0, "max_size": int(env("DATABASE_POOL_SIZE") or 10), "reconnect_timeout": 3}
+        "pool": {"min_size": 0, "max_size": env_whole("DATABASE_POOL_SIZE", 10, least=1), "reconnect_timeout": 3}
     }
 
 # --- Sign-in ---------------------------------------------------------------------------------------
@@ -217,7 +243,7 @@ CONTENT_SECURITY_POLICY = {
 
 ADMINS = [(address, address) for address in env("ADMIN_EMAILS").split(",") if address]
 EMAIL_HOST = env("EMAIL_HOST", "localhost")
-EMAIL_PORT = int(env("EMAIL_PORT") or 25)
+EMAIL_PORT = env_whole("EMAIL_PORT", 25, least=1)
 EMAIL_HOST_USER = env("EMAIL_HOST_USER")
 EMAIL_HOST_PASSWORD = env("EMAIL_HOST_PASSWORD")
 EMAIL_USE_TLS = env_bool("EMAIL_USE_TLS")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from django.core.exceptions import ImproperlyConfigured
 
 from relay_site.checks import bound_hosts, dangers, is_loopback
-from relay_site.settings import hosts_of
+from relay_site.settings import env_choice, env_number, env_whole, hosts_of
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -77,6 +79,31 @@ def test_other_words_are_no_addresses(command: str) -> None:
 
 def test_the_variable_of_uvicorn_counts() -> None:
     assert bound_hosts("127.0.0.1:8000", ["uvicorn"], {"UVICORN_HOST": "0.0.0.0"}) == ["127.0.0.1", "0.0.0.0"]
+
+
+@pytest.mark.parametrize(
+    "name, value, said",
+    [
+        ("RELAY_CONNECT_TIMEOUT", "-1", "must be a number from 0.001 to 1,000,000,000"),
+        ("RELAY_CONNECT_TIMEOUT", "abc", "must be a number"),
+        ("RELAY_IDLE_TIMEOUT", "nan", "must be a number"),
+    ],
+)
+def test_a_wrong_number_is_refused_by_the_variables_name(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ImproperlyConfigured, match=re.escape(f"{name}={value}: {said}")):
+        env_number(name, 10, least=0.001)
+
+
+def test_a_half_and_an_unknown_word_are_refused_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RELAY_MAX_ATTEMPTS", "1.5")
+    with pytest.raises(ImproperlyConfigured, match=r"RELAY_MAX_ATTEMPTS=1\.5: must be a whole number"):
+        env_whole("RELAY_MAX_ATTEMPTS", 4)
+    monkeypatch.setenv("RELAY_LIMITS_FAIL", "bla")
+    with pytest.raises(ImproperlyConfigured, match="RELAY_LIMITS_FAIL=bla: must be closed or open"):
+        env_choice("RELAY_LIMITS_FAIL", ("closed", "open"))
 
 
 @pytest.mark.parametrize(
