@@ -10,12 +10,11 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from django.utils import timezone
-
 from accounts.health import RESTS
 from accounts.kinds import Kind, kinds
 from accounts.models import Account as AccountRow
 from relay.call import Account
+from relay_site.moments import far_off, read_moment
 
 CREDENTIAL = "credential."
 SMALL, LARGE = 32_767, 2_147_483_647  # what the columns hold
@@ -85,16 +84,6 @@ def listed(text: str) -> list[str]:
     return list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
 
 
-def moment(text: str) -> datetime | None:
-    if not text:
-        return None
-    try:
-        value = datetime.fromisoformat(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is no ISO 8601 time, such as 2027-01-31T18:00:00Z") from None
-    return timezone.make_aware(value) if timezone.is_naive(value) else value
-
-
 READ: Mapping[str, Callable[[str], Any]] = {
     "name": str,
     "description": str,
@@ -109,7 +98,7 @@ READ: Mapping[str, Callable[[str], Any]] = {
     "active": truth,
     "groups": listed,
     "cooldowns": json_object,
-    "expires_at": moment,
+    "expires_at": read_moment,
 }
 # Fields of some kinds that are no plain text.
 READ_SETTING: Mapping[str, Callable[[str], Any]] = {"deployment_map": json_object}
@@ -188,6 +177,7 @@ def validate_account(draft: Draft, *, row_id: int | None = None) -> dict[str, st
         "model_map": wrong_map(draft.model_map),
         "groups": next((f"{name[:30]!r}... is too long" for name in draft.groups if len(name) > 100), ""),
         "cooldowns": wrong_cooldowns(draft.cooldowns),
+        "expires_at": far_off(draft.expires_at),
         **{name: wrong_map(draft.settings.get(name, {})) for name in READ_SETTING},
         **dict.fromkeys(draft.settings.keys() - set(kind.setting_fields), "this kind has no such field"),
         **wrong_credential(draft, kind),

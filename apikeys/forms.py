@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from decimal import Decimal
 from typing import Any, ClassVar
 
@@ -20,6 +21,7 @@ from apikeys.models import ApiKey, Binding, Limit, Team, family_choices
 from apikeys.rules import LARGEST
 from relay_site.display import nanos_of, usd_plain
 from relay_site.form_fields import LinesField, MapField
+from relay_site.moments import far_off
 
 LABELS = {"openai": "OpenAI"}
 OVERLAPS = (("0", "at once"), ("3600", "in 1 hour"), ("86400", "in 1 day"), ("604800", "in 7 days"))
@@ -63,6 +65,12 @@ class ApiKeyForm(forms.ModelForm):
             return networks_of(self.cleaned_data["ip_allow"])
         except KeyTextError as error:
             raise ValidationError(str(error)) from None
+
+    def clean_expires_at(self) -> datetime | None:
+        moment: datetime | None = self.cleaned_data["expires_at"]
+        if wrong := far_off(moment):
+            raise ValidationError(f"This {wrong}; empty: never.")
+        return moment
 
     def clean_name(self) -> str:
         """Scripts find a key by its name, so two that live must not share one."""

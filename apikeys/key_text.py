@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from django.utils import timezone
-
 from apikeys.models import family_choices
+from relay_site.moments import read_moment
 
 
 class KeyTextError(ValueError):
@@ -47,13 +46,10 @@ def networks_of(words: Iterable[str]) -> list[str]:
 
 def moment_of(text: str) -> datetime | None:
     """An ISO 8601 time; without an offset it counts in the installation's time zone. "" = never."""
-    if not text:
-        return None
     try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise KeyTextError(f"{text!r} is no ISO 8601 time, such as 2027-01-31T18:00:00Z.") from None
-    return timezone.make_aware(moment) if timezone.is_naive(moment) else moment
+        return read_moment(text)
+    except ValueError as error:
+        raise KeyTextError(f"{error}.") from None
 
 
 def truth_of(text: str) -> bool:

@@ -170,6 +170,7 @@ def test_a_secret_that_can_not_be_decrypted_is_told_and_kept(staff: Client) -> N
         ({"credential_api_key": ""}, "credential_api_key", "missing"),
         ({"rest_429": "-1"}, "rest_429", "greater"),
         ({"priority": "0"}, "priority", "1"),
+        ({"expires_at_0": "0001-01-01", "expires_at_1": "00:00:00"}, "expires_at", "1970 to 8999"),
     ],
 )
 def test_what_is_wrong_is_said_at_its_field(staff: Client, changes: dict[str, str], field: str, word: str) -> None:

@@ -61,6 +61,7 @@ def test_the_human_switch_leaves_an_event(row: Account) -> None:
         (("slots=9", "weight=no"), "weight: 'no' is no whole number"),
         (("credential.api_key=",), "credential: credential is missing"),
         (("kind=ccr",), "kind: claude_console has no such field"),
+        (("expires_at=9999-12-31T23:59:59",), "is too far off: choose a time from 1970 to 8999"),
         (("name=",), "name: 1 to 100 printable characters"),
     ],
 )
