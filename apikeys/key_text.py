@@ -44,12 +44,12 @@ def networks_of(words: Iterable[str]) -> list[str]:
     return networks
 
 
-def moment_of(text: str) -> datetime | None:
+def moment_of(text: str, *, field: str) -> datetime | None:
     """An ISO 8601 time; without an offset it counts in the installation's time zone. "" = never."""
     try:
         return read_moment(text)
     except ValueError as error:
-        raise KeyTextError(f"{error}.") from None
+        raise KeyTextError(f"{field} {error}.") from None
 
 
 def truth_of(text: str) -> bool:
@@ -72,7 +72,7 @@ def listed(words: Iterable[str]) -> list[str]:
 COLUMNS: Mapping[str, tuple[str, Callable[[Sequence[str]], Any]]] = {
     "name": ("name", last_of),
     "active": ("active", lambda words: truth_of(last_of(words))),
-    "expires": ("expires_at", lambda words: moment_of(last_of(words))),
+    "expires": ("expires_at", lambda words: moment_of(last_of(words), field="expires")),
     "provider": ("families", lambda words: families_of(listed(words))),
     "model": ("model_patterns", listed),
     "tag": ("tags", lambda words: tags_of(listed(words))),

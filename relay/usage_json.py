@@ -72,7 +72,7 @@ def iso(moment: datetime) -> str:
 
 def first_id(moment: datetime) -> UUID:
     """The lowest UUIDv7 of that moment: queries over time bound the key, because the table is partitioned by it."""
-    return UUID(int=int(moment.timestamp() * 1000) << 80)
+    return UUID(int=max(0, int(moment.timestamp() * 1000)) << 80)
 
 
 def table(records: Iterable[UsageRecord]) -> list[str]:

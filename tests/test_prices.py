@@ -242,6 +242,7 @@ def test_a_pattern_prices_every_model_that_has_no_price_of_its_own() -> None:
         (["input_tokens=0.0000000001"], "finer than a nano-dollar"),
         (["input_tokens=1", "input_tokens=2"], "stands twice"),
         (["input_tokens=1", "--from", "soon"], "'soon' is no ISO 8601 time"),
+        (["input_tokens=1", "--from", "0001-01-01T00:00:00+10:00"], "--from '0001.*' is too far off"),
         (["input_tokens=1", "--above", "-1"], "--above -1"),
     ],
 )

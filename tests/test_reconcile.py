@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
 from django.test import override_settings
 
 from relay.corrections import correct
@@ -179,6 +179,14 @@ def run(command: str, *arguments: str) -> tuple[int, Any]:
     except SystemExit as end:
         return int(str(end.code)), json.loads(out.getvalue())
     return 0, json.loads(out.getvalue())
+
+
+@pytest.mark.parametrize(
+    "words", [("reconcile", "--since", "0001-01-01T00:00:00+23:00"), ("rollup", "--since", "9999-12-31T23:59:59-10:00")]
+)
+def test_a_time_too_far_off_is_refused_by_the_options_name(words: tuple[str, ...]) -> None:
+    with pytest.raises(CommandError, match=r"--since .* is too far off: choose a time from 1970 to 8999"):
+        call_command(*words)
 
 
 @pytest.mark.django_db

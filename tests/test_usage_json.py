@@ -102,6 +102,7 @@ def test_a_renamed_key_is_found_by_its_present_name_too() -> None:
         (["--call", "x"], "--call 'x' is no call id"),
         (["--key", "nobody"], "No key is named 'nobody'"),
         (["--since", "yesterday"], "'yesterday' is no ISO 8601 time"),
+        (["--since", "1960-01-01"], "--since '1960-01-01' is too far off"),
         (["--since", ""], "--since needs a time"),
         (["--limit", "0"], "--limit 0"),
     ],
@@ -126,6 +127,7 @@ def test_without_json_people_get_a_table() -> None:
 def test_ids_are_bounded_by_time() -> None:
     moment = datetime.fromtimestamp(NOON, UTC)
     assert first_id(moment).hex <= new_call_id(NOON).replace("-", "")
+    assert first_id(datetime(1960, 1, 1, tzinfo=UTC)).int == 0
     assert first_id(moment).hex > new_call_id(NOON - 0.001).replace("-", "")
 
 

@@ -60,7 +60,7 @@ def create_key(
         public_id=public_id,
         digest=digest,
         team=team_named(options["team"]),
-        expires_at=key_text.moment_of(options["expires"]),
+        expires_at=key_text.moment_of(options["expires"], field="expires"),
         families=key_text.families_of(options["provider"]),
         model_patterns=options["model"],
         tags=key_text.tags_of(options["tag"]),

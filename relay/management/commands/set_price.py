@@ -36,7 +36,7 @@ class Command(BaseCommand):
                 provider,
                 model,
                 rates_of(rates),
-                start=moment_of(options["start"]),
+                start=moment_of(options["start"], field="--from"),
                 tier=options["tier"],
                 above=options["above"],
                 source="set_price",

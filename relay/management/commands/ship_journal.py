@@ -50,6 +50,6 @@ class Command(BaseCommand):
 
 def moment_or_error(text: str) -> datetime | None:
     try:
-        return moment_of(text)
+        return moment_of(text, field="--since")
     except KeyTextError as error:
-        raise CommandError(f"--since {error}") from None
+        raise CommandError(str(error)) from None

@@ -71,9 +71,9 @@ def chosen(*, call: str | None, key: str | None, since: str | None) -> QuerySet[
             raise CommandError(f"No key is named {key!r}.")
     if since is not None:
         try:
-            moment = moment_of(since)
+            moment = moment_of(since, field="--since")
         except KeyTextError as error:
-            raise CommandError(f"--since {error}") from None
+            raise CommandError(str(error)) from None
         if moment is None:
             raise CommandError("--since needs a time.")
         records = records.filter(id__gte=first_id(moment))
