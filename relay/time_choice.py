@@ -72,6 +72,7 @@ def chosen(params: Mapping[str, str], *, default: str, now: datetime, zone: Zone
     if day in PRESETS:
         return preset(day, now=now, zone=zone)
     if "T" in day:
+        day_of(day.partition("T")[0])
         hour = datetime.fromisoformat(f"{day}:00+00:00")
         return Span(hour, hour + HOUR)
     if len(day) == len("2026-11"):

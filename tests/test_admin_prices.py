@@ -96,6 +96,12 @@ def test_what_is_no_rate_is_refused(staff: Client, price: Price, rate: str, word
     assert Price.objects.filter(provider="acme").count() == 1
 
 
+@pytest.mark.parametrize("above", ["-1", "2147483648", "9" * 30])
+def test_what_no_column_holds_is_refused_at_its_field(staff: Client, above: str) -> None:
+    given = {"provider": "acme", "model": "m", "meter": "input_tokens", "rate": "1", "above_tokens": above}
+    assert "than or equal to" in str(errors_of(save(staff, reverse(ADD), **given))["above_tokens"])
+
+
 def test_a_price_is_never_deleted(staff: Client, price: Price) -> None:
     assert staff.post(reverse("admin:relay_price_delete", args=[price.pk]), {"post": "yes"}).status_code == 403
 

@@ -90,6 +90,7 @@ def test_the_time_is_always_bounded_and_nonsense_means_the_usual(staff: Client) 
     recent = make_record(timezone.now() - timedelta(days=1))
     old = make_record(timezone.now() - timedelta(days=40))
     assert listed(staff) == listed(staff, day="nonsense") == [recent.pk]
+    assert listed(staff, day="9999-12-31T23") == listed(staff, day="0001-01-01T00") == [recent.pk]
     assert listed(staff, day="all") == [recent.pk, old.pk]
     day = f"{old.created_at:%Y-%m-%d}"
     assert listed(staff, day=day) == listed(staff, **{"from": day, "to": day}) == [old.pk]

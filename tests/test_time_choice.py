@@ -63,6 +63,8 @@ def test_chosen(params: dict[str, str], start: str | None, end: str | None) -> N
         {"day": "tomorrow"},
         {"day": "2026-13-01"},
         {"day": "2026-11-23T99"},
+        {"day": "9999-12-31T23"},
+        {"day": "0001-01-01T00"},
         {"from": "2026-11-02", "to": "2026-11-01"},
         {"from": "0001-01-01"},
         {"to": "9999-12-31"},

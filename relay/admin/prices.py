@@ -19,7 +19,7 @@ from import_export.admin import ImportExportMixin
 from unfold.contrib.filters.admin import DropdownFilter
 from unfold.contrib.import_export.forms import ExportForm, ImportForm
 from unfold.decorators import display
-from unfold.widgets import UnfoldAdminSplitDateTimeWidget
+from unfold.widgets import UnfoldAdminIntegerFieldWidget, UnfoldAdminSplitDateTimeWidget
 
 from relay.models import Price
 from relay.prices import set_rates
@@ -27,11 +27,15 @@ from relay_site.display import badge, nanos_of, usd, usd_plain
 from relay_site.form_fields import UsdField
 from relay_site.model_admin import BatonModelAdmin
 
+MOST_TOKENS = 2**31 - 1  # what the column holds
 KEY = ("provider", "model", "meter", "tier", "above_tokens")
 
 
 class PriceForm(forms.ModelForm):
     rate = UsdField(label="Rate", min_value=0, help_text="US dollars per million units (tokens, searches ...).")
+    above_tokens = forms.IntegerField(
+        label="Above tokens", min_value=0, max_value=MOST_TOKENS, initial=0, widget=UnfoldAdminIntegerFieldWidget()
+    )
     valid_from = forms.SplitDateTimeField(
         required=False,
         widget=UnfoldAdminSplitDateTimeWidget(),
