@@ -25,11 +25,13 @@ def families_of(words: Iterable[str]) -> list[str]:
 
 
 def tags_of(words: Iterable[str]) -> dict[str, str]:
-    tags = {}
+    tags: dict[str, str] = {}
     for word in words:
         name, equals, value = word.partition("=")
         if not (name and equals):
             raise KeyTextError(f"tag {word!r} is not NAME=VALUE.")
+        if name in tags:
+            raise KeyTextError(f"tag {name!r} is given twice.")
         tags[name] = value
     return tags
 
@@ -67,6 +69,13 @@ def listed(words: Iterable[str]) -> list[str]:
     return [part.strip() for word in words for part in word.split(",") if part.strip()]
 
 
+def filled(field: str, words: Sequence[str]) -> Sequence[str]:
+    """The words; an empty one, such as a script's unset variable, would say less than was meant."""
+    if any(not listed([word]) for word in words):
+        raise KeyTextError(f"{field} has an empty word; leave it out for none.")
+    return words
+
+
 # What `set_key` may set: name on the command line -> column, and how its words are read. A field given again adds to
 # a list; given empty, it empties it.
 COLUMNS: Mapping[str, tuple[str, Callable[[Sequence[str]], Any]]] = {
@@ -78,6 +87,8 @@ COLUMNS: Mapping[str, tuple[str, Callable[[Sequence[str]], Any]]] = {
     "tag": ("tags", lambda words: tags_of(listed(words))),
     "ip": ("ip_allow", lambda words: networks_of(listed(words))),
 }
+# Fields of one value: given again, one of them is a mistake.
+SINGLE = frozenset({"name", "active", "expires", "team"})
 
 
 def assignments(words: Iterable[str], *, known: Sequence[str]) -> dict[str, list[str]]:
@@ -89,5 +100,7 @@ def assignments(words: Iterable[str], *, known: Sequence[str]) -> dict[str, list
             raise KeyTextError(f"{word!r} is not FIELD=VALUE.")
         if name not in known:
             raise KeyTextError(f"{name!r} is no field of a key; choose of {', '.join(known)}.")
+        if name in SINGLE and name in fields:
+            raise KeyTextError(f"{name} is given twice.")
         fields.setdefault(name, []).append(value)
     return fields

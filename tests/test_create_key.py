@@ -37,7 +37,7 @@ def test_every_option_is_saved() -> None:
     group = AccountGroup.objects.create(name="spare")
     run(
         *("create_key", "ci", "--provider", "claude", "--limit", "cost 5 per day strict", "--limit", "concurrency 4"),
-        *("--bind", "main", "--bind", "spare:fallback", "--model", "claude-*", "gpt-*", "--team", "research"),
+        *("--bind", "main", "--bind", "spare:fallback", "--model", "claude-*,o*", "gpt-*", "--team", "research"),
         *("--tag", "job=nightly", "--tag", "url=a=b", "--expires", "2027-01-31T18:00:00+01:00", "--ip", "10.0.0.0/8"),
     )
     row = ApiKey.objects.get()
@@ -50,7 +50,7 @@ def test_every_option_is_saved() -> None:
         (account.pk, None, False),
         (None, group.pk, True),
     ]
-    assert row.model_patterns == ["claude-*", "gpt-*"]
+    assert row.model_patterns == ["claude-*", "o*", "gpt-*"]
     assert row.team == Team.objects.get(name="research")
     assert row.tags == {"job": "nightly", "url": "a=b"}
     assert row.expires_at == datetime(2027, 1, 31, 17, tzinfo=UTC)
@@ -66,6 +66,9 @@ def test_every_option_is_saved() -> None:
         (["--bind", "gone"], "No account or group is named 'gone'"),
         (["--bind", "both"], "'both' is an account and a group"),
         (["--tag", "nightly"], "tag 'nightly' is not NAME=VALUE"),
+        (["--tag", "a=1", "--tag", "a=2"], "tag 'a' is given twice"),
+        (["--model", ""], "model has an empty word"),
+        (["--bind", ""], "bind has an empty word"),
         (["--expires", "tomorrow"], "'tomorrow' is no ISO 8601 time"),
         (["--expires", "9999-12-31 23:59:59"], "expires .* is too far off: choose a time from 1970 to 8999"),
         (["--expires", "0001-01-01"], "is too far off"),
@@ -144,6 +147,7 @@ def test_bindings_are_replaced() -> None:
         (["ci", "colour=red"], "'colour' is no field of a key"),
         (["ci", "active=perhaps"], "'perhaps' is neither true nor false"),
         (["ci", "name="], "name: "),
+        (["ci", "active=true", "active=false"], "active is given twice"),
         (["ci", "name=taken"], "A key named 'taken' exists already"),
         (["ci", "active=false", "limit=cost x per day"], "'x' is not US dollars"),
     ],

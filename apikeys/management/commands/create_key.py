@@ -62,14 +62,14 @@ def create_key(
         team=team_named(options["team"]),
         expires_at=key_text.moment_of(options["expires"], field="expires"),
         families=key_text.families_of(options["provider"]),
-        model_patterns=options["model"],
+        model_patterns=key_text.listed(key_text.filled("model", options["model"])),
         tags=key_text.tags_of(options["tag"]),
         ip_allow=key_text.networks_of(options["ip"]),
     )
     row.full_clean()
     row.save()
     set_limits(row, [parse_limit(text) for text in options["limit"]])
-    set_bindings(row, options["bind"])
+    set_bindings(row, key_text.filled("bind", options["bind"]))
     return row, secret
 
 
