@@ -69,6 +69,13 @@ def test_only_a_trusted_proxy_is_believed_where_a_client_is(
     assert AccessAttempt.objects.get().ip_address == address
 
 
+@pytest.mark.parametrize("path", ["/v1/messages", "/api/v1/messages/count_tokens", "/claude/v1/messages"])
+def test_a_wrong_method_on_anthropics_path_needs_no_header_to_be_told_so(server: Server, path: str) -> None:
+    answer = ask(server, "GET", path)
+    assert (answer.status, json.loads(answer.body)["type"]) == (405, "error")
+    assert "param" in json.loads(ask(server, "GET", "/v1/embeddings").body)["error"]
+
+
 def test_the_server_wide_options_request_is_no_500(server: Server) -> None:
     assert ask(server, "OPTIONS", "*").status in {400, 404}
 
