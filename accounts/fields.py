@@ -210,9 +210,15 @@ def account_of(draft: Draft, kind: Kind) -> Account:
     )
 
 
+def unreadable_name(name: str) -> str:
+    """What keeps people from finding something by this name, "" = nothing."""
+    bad = not name or len(name) > 100 or not name.isprintable() or name != name.strip()
+    return "1 to 100 printable characters, no spaces around them" if bad else ""
+
+
 def wrong_name(name: str, *, row_id: int | None) -> str:
-    if not name or len(name) > 100 or not name.isprintable() or name != name.strip():
-        return "1 to 100 printable characters, no spaces around them"
+    if unreadable := unreadable_name(name):
+        return unreadable
     other = AccountRow.objects.filter(name=name).exclude(pk=row_id).first()
     if other is None:
         return ""

@@ -15,6 +15,7 @@ from unfold.widgets import (
     UnfoldAdminSelectWidget,
 )
 
+from accounts.fields import unreadable_name
 from accounts.models import Account, AccountGroup
 from apikeys.key_text import KeyTextError, networks_of
 from apikeys.models import ApiKey, Binding, Limit, Team, family_choices
@@ -75,6 +76,8 @@ class ApiKeyForm(forms.ModelForm):
     def clean_name(self) -> str:
         """Scripts find a key by its name, so two that live must not share one."""
         name: str = self.cleaned_data["name"]
+        if unreadable := unreadable_name(name):
+            raise ValidationError(f"This needs {unreadable}.")
         if ApiKey.objects.filter(name=name, deleted_at=None).exclude(pk=self.instance.pk).exists():
             raise ValidationError(f"A key named {name!r} exists already.")
         return name

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from accounts.models import Account, AccountGroup
-from apikeys.key_text import KeyTextError
+from apikeys.key_text import KeyTextError, name_of
 from apikeys.limit_text import LimitText
 from apikeys.models import ApiKey, Binding, Limit, Team
 
@@ -28,7 +28,7 @@ def team_named(name: str) -> Team | None:
         return None
     team = Team.objects.filter(name=name).first()
     if team is None:
-        team = Team(name=name)
+        team = Team(name=name_of("team", name))
         team.full_clean()
         team.save()
     if team.deleted_at is not None:

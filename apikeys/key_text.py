@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from accounts.fields import unreadable_name
 from apikeys.models import family_choices
 from relay_site.moments import read_moment
 
@@ -54,6 +55,13 @@ def moment_of(text: str, *, field: str) -> datetime | None:
         raise KeyTextError(f"{field} {error}.") from None
 
 
+def name_of(field: str, name: str) -> str:
+    """The name of a new key or team, as it was given."""
+    if unreadable := unreadable_name(name):
+        raise KeyTextError(f"{field} {name!r}: {unreadable}.")
+    return name
+
+
 def truth_of(text: str) -> bool:
     if text.lower() not in {"true", "false"}:
         raise KeyTextError(f"{text!r} is neither true nor false.")
@@ -79,7 +87,7 @@ def filled(field: str, words: Sequence[str]) -> Sequence[str]:
 # What `set_key` may set: name on the command line -> column, and how its words are read. A field given again adds to
 # a list; given empty, it empties it.
 COLUMNS: Mapping[str, tuple[str, Callable[[Sequence[str]], Any]]] = {
-    "name": ("name", last_of),
+    "name": ("name", lambda words: name_of("name", last_of(words))),
     "active": ("active", lambda words: truth_of(last_of(words))),
     "expires": ("expires_at", lambda words: moment_of(last_of(words), field="expires")),
     "provider": ("families", lambda words: families_of(listed(words))),

@@ -107,6 +107,7 @@ def test_a_key_is_made_with_all_its_fields(staff: Client) -> None:
         ({"ip_allow": "10.0.0.0/99"}, "ip_allow", "no address"),
         ({"tags": '{"a": 1}'}, "tags", "double quotes"),
         ({"expires_at_0": "9999-12-31", "expires_at_1": "23:59:59"}, "expires_at", "1970 to 8999"),
+        ({"name": "a\tb"}, "name", "printable"),
         ({"families": ["mistral"]}, "families", "valid choice"),
         (limit(0, amount="0.0000000001"), "inline.amount", "9 decimal places"),
         (limit(0, metric="requests", amount="1.5"), "inline.amount", "whole number"),

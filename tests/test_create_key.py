@@ -74,7 +74,8 @@ def test_every_option_is_saved() -> None:
         (["--expires", "0001-01-01"], "is too far off"),
         (["--ip", "10.0.0.0/40"], "ip '10.0.0.0/40'"),
         (["--team", "closed"], "team 'closed' was deleted"),
-        (["--team", "x" * 101], "at most 100 characters"),
+        (["--team", "x" * 101], "1 to 100 printable characters"),
+        (["--team", "   "], "team '   ': 1 to 100 printable characters, no spaces around them"),
     ],
 )
 def test_it_refuses_by_name_and_saves_nothing(options: list[str], said: str) -> None:
@@ -88,6 +89,12 @@ def test_it_refuses_by_name_and_saves_nothing(options: list[str], said: str) -> 
     assert not ApiKey.objects.exists()
     assert not Limit.objects.exists()
     assert not Team.objects.filter(name="new").exists()
+
+
+@pytest.mark.parametrize("name", ["   ", " lead", "a\nb", ""])
+def test_a_name_that_nobody_finds_again_is_refused(name: str) -> None:
+    with pytest.raises(CommandError, match="1 to 100 printable characters, no spaces around them"):
+        run("create_key", name)
 
 
 def test_a_name_is_taken_until_its_key_is_deleted() -> None:
@@ -146,7 +153,7 @@ def test_bindings_are_replaced() -> None:
         (["ci", "active"], "'active' is not FIELD=VALUE"),
         (["ci", "colour=red"], "'colour' is no field of a key"),
         (["ci", "active=perhaps"], "'perhaps' is neither true nor false"),
-        (["ci", "name="], "name: "),
+        (["ci", "name="], "name '': 1 to 100 printable"),
         (["ci", "active=true", "active=false"], "active is given twice"),
         (["ci", "name=taken"], "A key named 'taken' exists already"),
         (["ci", "active=false", "limit=cost x per day"], "'x' is not US dollars"),

@@ -56,7 +56,7 @@ def create_key(
     if ApiKey.objects.filter(digest=digest).exists():
         raise key_text.KeyTextError(f"The key of {name!r} is here already, under another name or deleted.")
     row = ApiKey(
-        name=name,
+        name=key_text.name_of("name", name),
         public_id=public_id,
         digest=digest,
         team=team_named(options["team"]),
