@@ -12,7 +12,9 @@ from asgiref.sync import async_to_sync, sync_to_async
 from accounts.events import restore_rests
 from accounts.explain import Choice, call_for, choose
 from accounts.kinds import entrances
+from accounts.lineup import eligible, lineup
 from accounts.snapshot import load_accounts
+from apikeys.admission import unbounded
 from apikeys.authentication import permit
 from apikeys.key_rows import key_named
 from apikeys.keyring import load_keys
@@ -23,6 +25,9 @@ from relay.call import Account, Call, Key
 from relay.dialects import DIALECTS
 from relay.errors import ModelNotFound, NotAuthenticated, RelayError
 from relay.models import UsageRecord
+from relay.prices import load_prices
+from relay.pricing import PriceBook
+from relay.providers import PROVIDERS
 from relay.state.base import Store
 from relay.state.memory import MemoryStore
 from relay.usage_json import iso
@@ -78,18 +83,20 @@ async def by_rows(key: Key, model: str, dialect: str) -> dict[str, Any]:
     now, store = time.time(), MemoryStore()
     await restore_rests(store, now=now)
     accounts = await sync_to_async(load_accounts)()
-    return await foretell(key, model, dialect=dialect, accounts=accounts, store=store, now=now)
+    prices = await sync_to_async(load_prices)()
+    return await foretell(key, model, dialect=dialect, accounts=accounts, store=store, prices=prices, now=now)
 
 
 async def foretell(
-    key: Key, model: str, *, dialect: str, accounts: Sequence[Account], store: Store, now: float
+    key: Key, model: str, *, dialect: str, accounts: Sequence[Account], store: Store, prices: PriceBook, now: float
 ) -> dict[str, Any]:
     """What a call would meet, step by step as the pipeline takes them; nothing is reserved or taken."""
     call = call_for(key, model, dialect=dialect, accounts=accounts, now=now)
     choice = await choose(call, accounts=accounts, store=store, now=now)
     error = forbidden(call, now=now)
     if error is None and not isinstance(choice.error, ModelNotFound):  # that no limit is asked for
-        error = await over_limit(call, store=store, now=now)
+        unpriced = without_price(call, eligible(lineup(call, tuple(accounts))), prices)
+        error = await over_limit(call, unpriced=unpriced, store=store, now=now)
     error = error or choice.error
     return told(key, model, choice, error)
 
@@ -106,10 +113,21 @@ def forbidden(call: Call, *, now: float) -> RelayError | None:
     return None
 
 
-async def over_limit(call: Call, *, store: Store, now: float) -> RelayError | None:
+def without_price(call: Call, accounts: Sequence[Account], prices: PriceBook) -> str:
+    """The name of the model at an account that may take the call, where it has no price; "" = all have one."""
+    asked = [
+        (account.provider, PROVIDERS[account.kind].upstream_model(account, call.envelope.model)) for account in accounts
+    ]
+    return next((name for provider, name in asked if prices.find(provider, name) is None), "")
+
+
+async def over_limit(call: Call, *, unpriced: str, store: Store, now: float) -> RelayError | None:
     """The limit of the key or its team that the call would not fit into, None = there is none."""
     key, model = call.key, call.envelope.model
     limits = [limit for limit in counted(("key", key.id), key.limits) if limit.matches(model)]
+    strict = next((limit for limit in limits if limit.measured and limit.rule.strict), None)
+    if strict is not None and unpriced:  # other fields without a bound stand in a body, and there is none
+        return unbounded(strict, f"model ({unpriced} has no price)")
     used = await store.used([limit.counter(now)[0] for limit in limits], now=now)
     for limit in limits:
         hold, stands = limit.hold(1, at=now), used.get(limit.counter(now)[0], 0)

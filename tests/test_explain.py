@@ -20,6 +20,7 @@ from apikeys.rules import counted
 from relay.call import Key, LimitRule, new_call_id
 from relay.explain import foretell
 from relay.models import UsageRecord
+from relay.pricing import PriceBook
 from relay.state.base import Rest, Seed
 from relay.state.memory import MemoryStore
 from relay.usage_json import usage_json
@@ -179,7 +180,7 @@ def test_what_cannot_be_explained_is_refused_by_name(words: tuple[str, ...], wro
 def foretold(key: Key, *, store: MemoryStore | None = None, **of_account: Any) -> dict[str, Any]:
     accounts = (account_cases.account("one", **of_account),)
     return async_to_sync(foretell)(
-        key, MODEL, dialect="anthropic", accounts=accounts, store=store or MemoryStore(), now=NOW
+        key, MODEL, dialect="anthropic", accounts=accounts, store=store or MemoryStore(), prices=PriceBook(), now=NOW
     )
 
 
@@ -217,6 +218,12 @@ def test_a_model_that_no_account_can_serve_is_told_before_any_limit() -> None:
     rule = LimitRule(id=3, scope="key", owner_id=1, metric="cost", amount=0, per="day")
     found = foretold(key_of(limits=(rule,)), model_map={"another": "another"})
     assert (found["status"], found["message"][:43]) == (404, "No account of this key serves the model 'cl")
+
+
+def test_a_model_without_a_price_is_refused_on_a_strict_budget() -> None:
+    rule = LimitRule(id=3, scope="key", owner_id=1, metric="cost", amount=10, per="day", strict=True)
+    found = foretold(key_of(limits=(rule,)))
+    assert (found["status"], found["message"].partition(": ")[0]) == (400, f"model ({MODEL} has no price)")
 
 
 def test_named_resets_everywhere_are_told_as_429() -> None:

@@ -91,7 +91,13 @@ async def explain(run: Runtime, asked: Question) -> dict[str, Any]:
     if key is None:
         return {"error": "this relay does not know the key yet"}
     return await foretell(
-        key, asked.model, dialect=asked.dialect, accounts=ACCOUNTS.current, store=run.store, now=time.time()
+        key,
+        asked.model,
+        dialect=asked.dialect,
+        accounts=ACCOUNTS.current,
+        store=run.store,
+        prices=run.prices.current,
+        now=time.time(),
     )
 
 
