@@ -36,8 +36,6 @@ from relay.runtime import Runtime, get_runtime
 from relay.settlement import refuse_early
 from relay.slim import Body
 
-# What stands under /v1, which vendors share, and is one vendor's alone: its dialect.
-ONE_VENDORS: Mapping[str, str] = {"messages": "anthropic"}
 MAX_TAGS = 20
 MAX_QUERY_BYTES = 8192
 URL_CHARACTERS = "".join(chr(code) for code in range(0x21, 0x7F))
@@ -258,9 +256,8 @@ def dialect_of(request: HttpRequest) -> Dialect:
     """The dialect of a path or method that no route claims: by the path, else by the request's own headers."""
     root, resource = [*request.path.removeprefix("/api").split("/"), "", ""][1:3]
     names = {name for name, _ in scope_headers(request)}
-    by_root = (dialect for dialect in DIALECTS.values() if root in dialect.roots)
+    shared = resource if root == "v1" else ""
+    by_path = (dialect for dialect in DIALECTS.values() if root in dialect.roots or shared in dialect.resources)
     by_header = (dialect for dialect in DIALECTS.values() if dialect.models_marker and dialect.models_marker in names)
     others = (dialect for dialect in DIALECTS.values() if not dialect.models_marker)
-    if root == "v1" and resource in ONE_VENDORS:
-        return DIALECTS[ONE_VENDORS[resource]]
-    return next(by_root, None) or next(by_header, None) or next(others)
+    return next(by_path, None) or next(by_header, None) or next(others)

@@ -78,6 +78,7 @@ class Anthropic(Dialect):
     models_marker: ClassVar = b"anthropic-version"
     entrance: ClassVar = ("messages", "/v1/messages")
     roots: ClassVar = frozenset({"claude"})
+    resources: ClassVar = frozenset({"messages"})
 
     def read_envelope(self, body: bytes, *, headers: dict[bytes, bytes], path_model: str = "") -> Envelope:
         return anthropic_envelope.read(body, headers)

@@ -72,6 +72,7 @@ class Dialect(ABC):
     max_output_field: ClassVar[str] = "max_tokens"  # the body field that bounds the output
     stream_type: bytes = b"text/event-stream; charset=utf-8"  # of a stream that Baton begins before the upstream does
     roots: ClassVar[frozenset[str]] = frozenset()  # first path segments that are this dialect's alone
+    resources: ClassVar[frozenset[str]] = frozenset()  # what under /v1, which vendors share, is this dialect's alone
 
     def spoken(self, call: Call) -> Dialect:
         """The dialect as this call speaks it, where its requests choose between framings."""
